@@ -1,0 +1,235 @@
+"""The ActivationStore: one HDF5 file a checkpoint, written once, read one (site, position) slice at a time.
+
+One group per kind of text; in each, `residual` float32 [text, position, site, d_model] chunked so that a (position,
+site) slice reads contiguously, `logprob` per read token with offsets, and one column per row field. While a
+checkpoint is being captured its results lie in part files, one a block of scenarios; the store is made from them in
+one go. See docs/file-format.md.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from activations.artifact import FORMAT_VERSION, writing
+from activations.errors import InputError
+from activations.pairs import KINDS, Kind, Text
+
+POSITIONS: dict[Kind, tuple[str, ...]] = {
+    "response": ("response_mean", "response_last"),
+    "prompt": ("prompt_last",),
+    "null_prompt": (),
+    "neutral": ("text_mean", "text_last"),
+}
+TEXT_COLUMNS = ("text_id", "pair_id", "scenario_id", "domain", "contrast", "design", "language", "side")
+NUMBER_COLUMNS = ("wording", "n_tokens")
+CHUNK_TEXTS = 64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Measured:
+    """What capture found for some texts of one kind, in study order.
+
+    `logprob` and `token_norm` are ragged, concatenated over texts: `n_tokens[i]` log-probs of the read tokens of text
+    i in nats, and (neutral only) the residual norm of each of those tokens at every site.
+    """
+
+    residual: Float[np.ndarray, "text position site d_model"]
+    logprob: Float[np.ndarray, "token"]
+    token_norm: Float[np.ndarray, "token site"]
+    n_tokens: Int[np.ndarray, "text"]
+
+
+def write_part(path: Path, identity: str, found: dict[Kind, Measured]) -> None:
+    """Write one block's results, whole or not at all, with the identity they belong to and a checksum."""
+    arrays = {f"{kind}.{name}": np.ascontiguousarray(v) for kind, m in found.items() for name, v in asdict(m).items()}
+    with writing(path) as temporary:
+        save_file(arrays, temporary, metadata={"identity": identity, "sha256": _digest(arrays)})
+
+
+def read_part(path: Path, identity: str) -> dict[Kind, Measured] | None:
+    """A block's results, or None where there are none that can be trusted (missing, foreign, damaged)."""
+    try:
+        with safe_open(path, framework="numpy") as handle:
+            metadata = handle.metadata() or {}
+            arrays = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError):
+        return None
+    if metadata.get("identity") != identity or metadata.get("sha256") != _digest(arrays):
+        return None
+    fields = ("residual", "logprob", "token_norm", "n_tokens")
+    return {k: Measured(**{f: arrays[f"{k}.{f}"] for f in fields}) for k in KINDS if f"{k}.residual" in arrays}
+
+
+def write_store(
+    path: Path, header: dict[str, Any], sites: Sequence[str], texts: Sequence[Text], parts: Sequence[Path]
+) -> None:
+    """Make a checkpoint's store from its part files, whole or not at all.
+
+    Args:
+        header: identity, receipt and settings, kept as JSON.
+        texts: every text of the study, in study order.
+        parts: the part files in block order; together they hold every text, in study order within each kind.
+
+    Raises:
+        InputError: a part file is missing or damaged.
+    """
+    with writing(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs["header"] = json.dumps(header, sort_keys=True)
+        file.attrs["sites"] = list(sites)
+        groups = {}
+        for kind in KINDS:
+            rows = [t for t in texts if t.kind == kind]
+            if rows:
+                groups[kind] = _make_group(file, kind, rows, len(sites), header["d_model"])
+        at = dict.fromkeys(groups, 0)
+        for part in parts:
+            found = read_part(part, header["identity"])
+            if found is None:
+                raise InputError("this part of a capture is missing or damaged", where=str(part), mend="run capture again")
+            for kind, measured in found.items():
+                at[kind] = _append(groups[kind], at[kind], measured)
+        for kind, group in groups.items():
+            expected = group["text_id"].shape[0]
+            if at[kind] != expected:
+                raise InputError(
+                    f"parts hold {at[kind]} {kind} texts, not {expected}", where=str(path), mend="run capture again"
+                )
+
+
+class ActivationStore:
+    """Read access to one checkpoint's activations.
+
+    Raises:
+        InputError: no such file, no ActivationStore, another format version, or a truncated or damaged file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise InputError("no activations here", where=str(path), mend="run `compassion capture` first")
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            raise self._error(f"cannot be read ({error})") from error
+        version = self._file.attrs.get("format_version")
+        if version is None or "header" not in self._file.attrs:
+            raise self._error("is no ActivationStore")
+        if version != FORMAT_VERSION:
+            raise self._error(f"has format version {version}; this program reads {FORMAT_VERSION}")
+        self.header: dict[str, Any] = json.loads(self._file.attrs["header"])
+        self.sites: tuple[str, ...] = tuple(self._file.attrs["sites"])
+
+    def __enter__(self) -> "ActivationStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def identity(self) -> str:
+        """Content hash of everything that determined these activations."""
+        return str(self.header["identity"])
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of text this store holds."""
+        return tuple(k for k in KINDS if k in self._file)
+
+    def rows(self, kind: Kind) -> pd.DataFrame:
+        """One row a text, in the order of the residuals: ids, domain, contrast, side, wording, n_tokens."""
+        group = self._group(kind)
+        columns: dict[str, Any] = {c: self._read(group[c]).astype(str) for c in TEXT_COLUMNS}
+        return pd.DataFrame(columns | {c: self._read(group[c]) for c in NUMBER_COLUMNS})
+
+    def residual(self, kind: Kind, position: str, site: str) -> Float[np.ndarray, "text d_model"]:
+        """One (position, site) slice, float32, in the order of `rows(kind)`."""
+        group = self._group(kind)
+        if position not in POSITIONS[kind] or site not in self.sites:
+            raise InputError(
+                f"no {kind} slice at position {position!r}, site {site!r}", where=str(self.path),
+                mend=f"positions: {', '.join(POSITIONS[kind])}; sites: {self.sites[0]} … {self.sites[-1]}",
+            )  # fmt: skip
+        return self._read(group["residual"], np.s_[:, POSITIONS[kind].index(position), self.sites.index(site)])
+
+    def mean_logprob(self, kind: Kind) -> Float[np.ndarray, "text"]:
+        """Mean log-probability (nats) a read token, per text."""
+        group = self._group(kind)
+        counts = self._read(group["n_tokens"])
+        return (np.add.reduceat(self._read(group["logprob"]).astype(np.float64), _starts(counts)) / counts)
+
+    def token_norm(self, site: str) -> Float[np.ndarray, "token"]:
+        """Residual norms of the neutral tokens at a site (the first token of each text left out)."""
+        return self._read(self._group("neutral")["token_norm"], np.s_[:, self.sites.index(site)])
+
+    def _group(self, kind: Kind) -> h5py.Group:
+        if kind not in self._file:
+            raise InputError(f"holds no {kind} texts", where=str(self.path), mend="run capture again")
+        return self._file[kind]
+
+    def _read(self, dataset: h5py.Dataset, selection: Any = ()) -> np.ndarray:
+        try:
+            return np.asarray(dataset.asstr()[selection] if dataset.dtype == object else dataset[selection])
+        except OSError as error:  # HDF5 raises it where a checksum does not match
+            raise self._error(f"{dataset.name} is damaged ({error})") from error
+
+    def _error(self, problem: str) -> InputError:
+        return InputError(problem, where=str(self.path), mend="delete this file and run `compassion capture` again")
+
+
+def _make_group(file: h5py.File, kind: Kind, rows: list[Text], n_sites: int, d_model: int) -> h5py.Group:
+    group = file.create_group(kind)
+    n_positions = len(POSITIONS[kind])
+    group.attrs["positions"] = list(POSITIONS[kind])
+    texts = min(CHUNK_TEXTS, len(rows))
+    shape = (len(rows), n_positions, n_sites, d_model)
+    if n_positions:
+        group.create_dataset(
+            "residual", shape, np.float32, chunks=(texts, 1, 1, d_model), fletcher32=True,
+            rdcc_nbytes=2 * texts * n_positions * n_sites * d_model * 4, rdcc_nslots=10_007,
+        )  # fmt: skip
+    for column in TEXT_COLUMNS:
+        group.create_dataset(column, data=[getattr(t, column) for t in rows], dtype=h5py.string_dtype())
+    group.create_dataset("wording", data=np.asarray([t.wording for t in rows], dtype=np.int64))
+    group.create_dataset("n_tokens", (len(rows),), np.int64, fletcher32=True, chunks=True)
+    group.create_dataset("logprob", (0,), np.float32, maxshape=(None,), chunks=(16384,), fletcher32=True)
+    if kind == "neutral":
+        group.create_dataset(
+            "token_norm", (0, n_sites), np.float32, maxshape=(None, n_sites), chunks=(4096, 1), fletcher32=True
+        )
+    return group
+
+
+def _append(group: h5py.Group, at: int, found: Measured) -> int:
+    end = at + len(found.n_tokens)
+    if "residual" in group:
+        group["residual"][at:end] = found.residual
+    group["n_tokens"][at:end] = found.n_tokens
+    for name, values in (("logprob", found.logprob), ("token_norm", found.token_norm)):
+        if name in group:
+            before = group[name].shape[0]
+            group[name].resize(before + len(values), axis=0)
+            group[name][before:] = values
+    return end
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)[:-1]])
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(arrays):
+        digest.update(f"{key} {arrays[key].shape} {arrays[key].dtype}".encode())
+        digest.update(np.ascontiguousarray(arrays[key]).data)
+    return digest.hexdigest()

@@ -1,0 +1,146 @@
+"""Tables to figures. Nothing is computed here: every point drawn is a cell of a table."""
+
+import math
+from collections.abc import Sequence
+from io import BytesIO, StringIO
+from itertools import pairwise
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe–Ito: told apart in all common forms of colour blindness, and in grey by order of use.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#767676"
+STYLE: dict[str, Any] = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9,
+    "axes.titleweight": "bold", "svg.fonttype": "none", "svg.hashsalt": "compassion-probes", "legend.frameon": False,
+    "axes.titlelocation": "left", "lines.linewidth": 1.4, "lines.markersize": 4,
+}  # fmt: skip
+
+
+def layer_curves(
+    layers: pd.DataFrame, value: str, label: str, band: Sequence[int], *, low: str = "", high: str = "",
+    floor: float | None = None,
+) -> Figure:  # fmt: skip
+    """A quantity of layers.csv (mass-mean rows) over depth: a panel a domain, a line a checkpoint, the band shaded."""
+    rows = layers[layers.method == "mass-mean"]
+    domains, checkpoints = _order(rows.domain), _order(rows.checkpoint)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _grid(len(domains), 2.0)
+        for axis, domain in zip(axes, domains, strict=True):
+            axis.axvspan(min(band) - 0.5, max(band) + 0.5, color="#DDDDDD", alpha=0.6, linewidth=0)
+            for number, checkpoint in enumerate(checkpoints):
+                part = rows[(rows.domain == domain) & (rows.checkpoint == checkpoint)].sort_values("layer")
+                style = _style(number)
+                axis.plot(part.layer, part[value], **style, marker="", label=checkpoint)
+                if low and number == 0:
+                    axis.fill_between(part.layer, part[low], part[high], color=style["color"], alpha=0.15, linewidth=0)
+            if value == "auroc":
+                first = rows[(rows.domain == domain) & (rows.checkpoint == checkpoints[0])].sort_values("layer")
+                axis.plot(first.layer, first.best_baseline_auroc, color=GREY, linestyle=":", label="best baseline")
+            if floor is not None:
+                axis.axhline(floor, color=GREY, linewidth=0.6)
+            axis.set_title(domain.replace("_", " "))
+        _finish(figure, axes, "layer", label)
+    return figure
+
+
+def retention_dots(edges: pd.DataFrame) -> Figure:
+    """Band retention, frozen retention and margin change of every step and domain, with their intervals."""
+    panels = (("R_tau", "retention of size (τ)", 1.0), ("F", "frozen retention", 1.0), ("B", "margin change (SD)", 0.0))
+    domains = _order(edges.domain)
+    steps = list(dict.fromkeys(zip(edges.parent, edges.child, strict=True)))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 1.2 + 0.42 * len(domains)), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(1, len(panels), sharey=True)
+        for axis, (quantity, title, null) in zip(axes, panels, strict=True):
+            axis.axvline(null, color=GREY, linewidth=0.8)
+            for number, (parent, child) in enumerate(steps):
+                part = edges[(edges.parent == parent) & (edges.child == child) & (edges.quantity == quantity)]
+                part = part.set_index("domain").reindex(domains)
+                shift = 0.5 * ((number + 0.5) / len(steps) - 0.5)
+                height = [len(domains) - 1 - i - shift for i in range(len(domains))]
+                reach = [part.value - part.low, part.high - part.value]
+                axis.errorbar(
+                    part.value, height, xerr=reach, fmt=MARKERS[number % len(MARKERS)], linewidth=1.2,
+                    color=COLOURS[number % len(COLOURS)], label=f"{parent} → {child}",
+                )  # fmt: skip
+            axis.set_title(title)
+        axes[0].set_yticks(range(len(domains) - 1, -1, -1), [d.replace("_", " ") for d in domains])
+        _legend(figure, axes[0])
+    return figure
+
+
+def dose_response(steering: pd.DataFrame) -> Figure:
+    """The margin against the dose: a panel a domain, a line a checkpoint, intervals as bars."""
+    domains, checkpoints = _order(steering.domain), _order(steering.checkpoint)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _grid(len(domains), 1.9)
+        for axis, domain in zip(axes, domains, strict=True):
+            axis.axvline(0, color=GREY, linewidth=0.6)
+            for number, checkpoint in enumerate(checkpoints):
+                part = steering[(steering.domain == domain) & (steering.checkpoint == checkpoint)].sort_values("alpha")
+                reach = [part.margin - part.margin_low, part.margin_high - part.margin]
+                axis.errorbar(part.alpha, part.margin, yerr=reach, elinewidth=0.8, **_style(number), label=checkpoint)
+            axis.set_title(domain.replace("_", " "))
+        _finish(figure, axes, "dose α (τ)", "margin (nats/token)")
+    return figure
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as SVG text, the same bytes for the same table."""
+    out = StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def as_png(figure: Figure) -> bytes:
+    """The figure as PNG, 150 dots an inch."""
+    out = BytesIO()
+    figure.savefig(out, format="png", dpi=150)
+    return out.getvalue()
+
+
+def _order(column: pd.Series) -> list[str]:
+    return list(dict.fromkeys(column))
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": ("-", "--", "-.", (0, (1, 1)))[number % 4],
+        "marker": MARKERS[number % len(MARKERS)],
+    }
+
+
+def _grid(panels: int, height: float) -> tuple[Figure, list[Any]]:
+    columns = min(4, panels)
+    lines = math.ceil(panels / columns)
+    figure = Figure(figsize=(9.0, 0.9 + height * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for unused in axes[panels:]:
+        unused.set_visible(False)
+    return figure, axes[:panels]
+
+
+def _finish(figure: Figure, axes: list[Any], x: str, y: str) -> None:
+    columns = next((i for i, (a, b) in enumerate(pairwise(axes), start=1) if b.get_position().x0 <= a.get_position().x0), len(axes))  # fmt: skip
+    for number, axis in enumerate(axes):
+        if number + columns >= len(axes):
+            axis.set_xlabel(x)
+            axis.tick_params(labelbottom=True)
+        if number % columns == 0:
+            axis.set_ylabel(y)
+    _legend(figure, axes[0])
+
+
+def _legend(figure: Figure, axis: Any) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))

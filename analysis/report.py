@@ -1,0 +1,113 @@
+"""Tables to one self-contained report.html. Every number in it is a cell of a table; nothing is computed here."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from activations.artifact import write_text, writing
+from activations.errors import InputError
+from analysis import figures
+from analysis.drift import band_layers
+from analysis.tables import TABLES, read_table
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html and figures/*.svg (and .png) from a run folder's tables and lock file; returns the report.
+
+    Raises:
+        InputError: a table or the lock file is missing.
+    """
+    lock = _lock(folder)
+    tables = {name: read_table(folder / "tables", name) for name in TABLES}
+    n_layers = int(tables["layers"].layer.max()) + 1
+    band = band_layers(n_layers, tuple(lock["study"]["layer_band"]))
+    drawn = {
+        "size": figures.layer_curves(tables["layers"], "size_tau", "size (τ)", band, floor=0.0),
+        "dprime": figures.layer_curves(tables["layers"], "dprime", "d′ (held out)", band, floor=0.0),
+        "auroc": figures.layer_curves(
+            tables["layers"], "auroc", "AUROC (held out)", band, low="auroc_low", high="auroc_high", floor=0.5
+        ),
+    }
+    if len(tables["edges"]):
+        drawn["retention"] = figures.retention_dots(tables["edges"])
+    if len(tables["steering"]):
+        drawn["steering"] = figures.dose_response(tables["steering"])
+    for name, figure in drawn.items():
+        write_text(folder / "figures" / f"{name}.svg", figures.as_svg(figure))
+        with writing(folder / "figures" / f"{name}.png") as temporary:
+            temporary.write_bytes(figures.as_png(figure))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["number"] = _number
+    page = environment.get_template("report.html").render(
+        study=lock["study"], versions=lock["versions"], row_plan=lock["row_plan"], pairs_hash=lock["pairs_hash"],
+        checkpoints=lock["checkpoints"], band=band, figures={n: _inline(folder, n) for n in drawn},
+        steps=_steps(tables["edges"]), matrix=_matrix(tables), tables=_sources(tables),
+        receipts=_records(tables["receipts"]), baselines=_baselines(tables["layers"], band),
+    )  # fmt: skip
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def _lock(folder: Path) -> dict[str, Any]:
+    path = folder / "study.lock.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError("no run here", where=str(path), mend="give a folder that `compassion run` made") from error
+    return found
+
+
+def _inline(folder: Path, name: str) -> str:
+    """A figure's SVG without its XML prologue, its ids made unique in the page."""
+    svg = (folder / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    return re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
+
+
+def _steps(edges: pd.DataFrame) -> list[dict[str, Any]]:
+    steps = []
+    for (parent, child, domain), part in edges.groupby(["parent", "child", "domain"], sort=False):
+        by = part.set_index("quantity")
+        cells = {q: by.loc[q, ["value", "low", "high"]].to_dict() for q in by.index}
+        steps.append({"parent": parent, "child": child, "domain": domain, "cells": cells})
+    return steps
+
+
+def _matrix(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """Domain × checkpoint: the behaviour margin with its interval."""
+    behaviour = tables["behaviour"]
+    cells = {(r.domain, r.checkpoint): r for r in behaviour.itertuples()}
+    domains = list(dict.fromkeys(behaviour.domain))
+    checkpoints = list(dict.fromkeys(behaviour.checkpoint))
+    perplexity = {r.checkpoint: r.neutral_perplexity for r in behaviour.itertuples()}
+    return {"domains": domains, "checkpoints": checkpoints, "cells": cells, "perplexity": perplexity}
+
+
+def _baselines(layers: pd.DataFrame, band: list[int]) -> list[dict[str, Any]]:
+    """The root's held-out separation at the middle of the band, beside the best baseline."""
+    middle = band[len(band) // 2]
+    root = layers.checkpoint.iloc[0]
+    rows = layers[(layers.checkpoint == root) & (layers.layer == middle)]
+    return _records(rows.assign(middle=middle))
+
+
+def _sources(tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    return [{"name": name, "rows": len(table), "columns": TABLES[name]} for name, table in tables.items()]
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def _number(value: float, digits: int = 2) -> str:
+    if value is None or pd.isna(value):
+        return "–"
+    return f"{value:.{digits}f}".replace("-", "−")

@@ -1,0 +1,137 @@
+"""The tidy tables: their columns, what each means, and how they are written and read."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from activations.artifact import writing
+from activations.errors import InputError
+
+_CHECKPOINT = {
+    "checkpoint": "checkpoint's name in the study",
+    "stage": "base, midtrain, sft, dpo, rl or control",
+    "data_domain": "what the stage trained on, as the study says",
+    "seed": "training seed, empty where the study gives none",
+}
+_EDGE = {
+    "parent": "parent checkpoint",
+    "child": "child checkpoint: the training step's outcome",
+    "stage": "the child's stage",
+    "data_domain": "what the step trained on, as the study says",
+    "seed": "the child's training seed, empty where the study gives none",
+}
+_DOMAIN = {"domain": 'prompt domain, or "pooled" over all of them'}
+_CONTRAST = {"contrast": "contrast of the pairs: compassion, or a confound's name"}
+
+TABLES: dict[str, dict[str, str]] = {
+    "layers": _CHECKPOINT | _CONTRAST | _DOMAIN | {
+        "layer": "0-based block whose output is read; −1 is the embedding",
+        "position": "token(s) read: response_mean averages the answer's tokens",
+        "method": "mass-mean or logistic, cross-fitted: folds grouped by scenario",
+        "n_scenarios": "scenarios in this row",
+        "size_raw": "unbiased length of the mean difference (crossnobis, signed root), residual units",
+        "size_tau": "size_raw over the median residual norm of neutral tokens at this site",
+        "size_sd": "size_raw over the within-side SD along the held-out direction (mass-mean rows)",
+        "dprime": "held-out gap between the sides over the within-side SD",
+        "auroc": "held-out P(compassionate scores above curt), ties one half",
+        "auroc_low": "lower 95 % limit (Hanley–McNeil variance, Newcombe's method 5)",
+        "auroc_high": "upper 95 % limit",
+        "win_rate": "share of scenarios whose compassionate side scores above its curt side",
+        "selectivity": "AUROC minus the mean AUROC of 20 directions fitted to labels drawn at random per scenario",
+        "best_baseline": "strongest baseline on the same folds: tfidf, words, characters or embedding-mean",
+        "best_baseline_auroc": "its held-out AUROC",
+    },
+    "drift": _EDGE | _CONTRAST | _DOMAIN | {
+        "layer": '0-based block, −1 the embedding, or "band": the mean over the declared band',
+        "gauge": "unit of size: raw, tau (median neutral residual norm) or sd (within-side SD)",
+        "size_parent": "unbiased size in the parent, in this gauge",
+        "size_child": "unbiased size in the child, in this gauge",
+        "retention": "size_child over size_parent, each direction refitted (band: exp of the mean log)",
+        "retention_low": "lower 95 % limit (Fieller on the jackknife; band: jackknife of the mean log)",
+        "retention_high": "upper 95 % limit",
+        "frozen": "child's gap along the parent's direction over the parent's own, cross-fitted",
+        "frozen_low": "lower 95 % limit (Fieller on the jackknife; band: jackknife of the mean)",
+        "frozen_high": "upper 95 % limit",
+        "cosine": "unbiased cosine between the parent's and the child's mean difference",
+        "cosine_low": "lower 95 % limit (jackknife)",
+        "cosine_high": "upper 95 % limit",
+        "p": "two-sided p of retention = 1 (jackknife); 1 where it is 1 to within 1e-4",
+        "p_adjusted": "band rows: Holm over an edge's domains (pooled apart); layers: false discovery rate over "
+        "layers and domains",
+    },
+    "edges": _EDGE | _CONTRAST | _DOMAIN | {
+        "quantity": "R_tau, R_sd (band retention), F (band frozen, tau), cosine, B (margin change in SDs of the "
+        "parent's margins), B_nats (the same in nats a token), perplexity (child's over the parent's)",
+        "value": "estimate",
+        "low": "lower 95 % limit; empty where the quantity has none",
+        "high": "upper 95 % limit",
+    },
+    "behaviour": _CHECKPOINT | _CONTRAST | _DOMAIN | {
+        "n_scenarios": "scenarios in this row",
+        "margin": "mean log-prob a token of the compassionate minus the curt answer, nats",
+        "margin_low": "lower 95 % limit (t over scenarios)",
+        "margin_high": "upper 95 % limit",
+        "margin_pmi": "the same after subtracting each answer's log-prob under an empty prompt; empty without pmi",
+        "neutral_perplexity": "perplexity on the neutral texts",
+    },
+    "steering": _CHECKPOINT | _DOMAIN | {
+        "layer": "block after which the direction is added: the middle of the declared band",
+        "kind": "add: h + alpha·tau·u from the last prompt token on",
+        "control": "none: the compassion direction, fitted on scenarios that are not scored here",
+        "alpha": "dose in units of tau",
+        "n_scenarios": "held-out scenarios scored",
+        "margin": "mean log-prob a token of the compassionate minus the curt answer, nats",
+        "margin_low": "lower 95 % limit (t over scenarios)",
+        "margin_high": "upper 95 % limit",
+        "slope": "mean over scenarios of the margin's slope in alpha over |alpha| <= 0.05",
+        "anti_steerable": "share of scenarios whose slope is negative",
+    },
+    "receipts": _CHECKPOINT | {
+        "identity": "content hash of everything that determined the activations",
+        "weight_hash": "SHA-256 of the weights in memory after adapters and edits",
+        "revision": "commit of a hub source",
+        "dtype": "the model's dtype",
+        "n_layers": "blocks",
+        "d_model": "width of the residual stream",
+        "row_budget": "tokens a packed row aimed at",
+        "logit_change": "largest change of a logit that the last adapter made on the probe text",
+        "hook_deviation": "largest relative difference of hooked from plain forward-hook residuals",
+        "packing_deviation": "largest relative difference of packed from separately run residuals",
+    },
+}  # fmt: skip
+
+
+def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
+    """Write a table as CSV, whole or not at all, with exactly its declared columns.
+
+    Raises:
+        ValueError: columns are missing or undeclared (a fault of the program, not of its user).
+    """
+    declared = list(TABLES[name])
+    if set(table.columns) != set(declared):
+        odd = sorted(set(table.columns) ^ set(declared))
+        raise ValueError(f"{name}.csv: columns differ from the declared ones: {odd}")
+    with writing(folder / f"{name}.csv") as temporary:
+        table[declared].to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
+
+
+def read_table(folder: Path, name: str) -> pd.DataFrame:
+    """Read a table that `write_table` wrote; text columns stay text (a domain named "nan" too).
+
+    Raises:
+        InputError: the table is missing or not this version's.
+    """
+    path = folder / f"{name}.csv"
+    text = {c: str for c in ("checkpoint", "parent", "child", "stage", "data_domain", "domain", "contrast", "layer")}
+    numeric_layer = name in ("layers", "steering")
+    try:
+        table = pd.read_csv(
+            path, dtype={c: t for c, t in text.items() if c in TABLES[name] and not (c == "layer" and numeric_layer)},
+            keep_default_na=False, na_values={c: [""] for c in TABLES[name] if c not in text},
+        )  # fmt: skip
+    except OSError as error:
+        raise InputError("no such table", where=str(path), mend="run `compassion run` or the stage that makes it") from error
+    missing = [c for c in TABLES[name] if c not in table.columns]
+    if missing:
+        raise InputError(f"lacks the column {missing[0]!r}", where=str(path), mend="make it again with this version")
+    return table

@@ -1,0 +1,105 @@
+"""Intervals and p-values with the scenario as the unit: jackknife, Fieller, Holm."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from probes.geometry import Product
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A value with its confidence limits, and the two-sided p of the stated null (NaN where none was tested)."""
+
+    value: float
+    low: float
+    high: float
+    p: float = float("nan")
+
+
+NOT_ESTIMABLE = Estimate(value=float("nan"), low=float("nan"), high=float("nan"))
+
+
+def jackknife_covariance(*without: Float[np.ndarray, "scenario"]) -> Float[np.ndarray, "q q"]:
+    """Jackknife covariance of statistics from their delete-one values: (K−1)/K Σ (θ_(i) − θ_(·))(…)ᵀ."""
+    values = np.stack(without)
+    n = values.shape[1]
+    centred = values - values.mean(axis=1, keepdims=True)
+    return (n - 1) / n * centred @ centred.T
+
+
+def jackknife_interval(statistic: Product, *, null: float = 0.0, level: float = 0.95) -> Estimate:
+    """Value ± t·SE with the jackknife SE and K−1 degrees of freedom; p against `null`."""
+    if not (np.isfinite(statistic.value) and np.isfinite(statistic.without).all()):
+        return NOT_ESTIMABLE
+    n = len(statistic.without)
+    error = float(np.sqrt(jackknife_covariance(statistic.without)[0, 0]))
+    reach = float(stats.t.ppf(0.5 + level / 2, n - 1)) * error
+    if error == 0.0:
+        p = 1.0 if statistic.value == null else 0.0
+    else:
+        p = float(2 * stats.t.sf(abs(statistic.value - null) / error, n - 1))
+    return Estimate(value=statistic.value, low=statistic.value - reach, high=statistic.value + reach, p=p)
+
+
+def mean_interval(values: Float[np.ndarray, "scenario"], *, level: float = 0.95) -> Estimate:
+    """Mean with its t interval; p against 0."""
+    n = len(values)
+    return jackknife_interval(
+        Product(value=float(values.mean()), without=(values.sum() - values) / (n - 1)), level=level
+    )
+
+
+def ratio_interval(top: Product, bottom: Product, *, level: float = 0.95) -> Estimate:
+    """top/bottom with Fieller's interval from jackknife covariances; p against a ratio of 1.
+
+    The interval is every ratio R that the jackknife test of top − R·bottom = 0 does not reject. Not estimable where
+    the denominator's own interval includes 0: then no ratio can be excluded.
+    """
+    n = len(top.without)
+    (v_tt, v_tb), (_, v_bb) = jackknife_covariance(top.without, bottom.without)
+    t = float(stats.t.ppf(0.5 + level / 2, n - 1))
+    a = bottom.value**2 - t**2 * v_bb
+    if bottom.value <= 0 or a <= 0:
+        return NOT_ESTIMABLE
+    b = top.value * bottom.value - t**2 * v_tb
+    c = top.value**2 - t**2 * v_tt
+    reach = np.sqrt(max(b * b - a * c, 0.0))
+    spread = v_tt - 2 * v_tb + v_bb
+    gap = top.value - bottom.value
+    if spread <= 0:
+        p = 1.0 if gap == 0 else 0.0
+    else:
+        p = float(2 * stats.t.sf(abs(gap) / np.sqrt(spread), n - 1))
+    return Estimate(
+        value=top.value / bottom.value, low=float((b - reach) / a), high=float((b + reach) / a), p=p
+    )
+
+
+def root_ratio(top: Product, bottom: Product, *, level: float = 0.95) -> Estimate:
+    """√(top/bottom), the retention of a size, with the square roots of Fieller's limits (a negative limit reads 0)."""
+    ratio = ratio_interval(top, bottom, level=level)
+    if np.isnan(ratio.value):
+        return NOT_ESTIMABLE
+    value, low, high = (float(np.sqrt(max(v, 0.0))) for v in (ratio.value, ratio.low, ratio.high))
+    return Estimate(value=value, low=low, high=high, p=ratio.p)
+
+
+def exponential(estimate: Estimate) -> Estimate:
+    """A log-scale estimate on the ratio scale."""
+    return Estimate(
+        value=float(np.exp(estimate.value)), low=float(np.exp(estimate.low)), high=float(np.exp(estimate.high)),
+        p=estimate.p,
+    )  # fmt: skip
+
+
+def holm(p: Float[np.ndarray, "test"]) -> Float[np.ndarray, "test"]:
+    """Holm-adjusted p-values (family-wise); NaN stays NaN and does not count as a test."""
+    adjusted = np.full(len(p), np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested])]
+    factor = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factor), 1.0)
+    return adjusted

@@ -1,0 +1,43 @@
+"""What the text alone gives away: baselines that see no activation, on the same folds as the probes."""
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from activations.pairs import PairSet
+from probes.estimators import MassMean
+from probes.evaluate import cross_scores
+from probes.sides import Layout
+
+Scores = tuple[Float[np.ndarray, "scenario"], Float[np.ndarray, "scenario"]]
+
+
+def side_texts(pairs: PairSet, plan: Layout, contrast: str) -> tuple[np.ndarray, np.ndarray]:
+    """The answers of every scenario and side as text, wordings joined by a line break; object arrays [scenario]."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for pair in pairs.pairs:
+        if pair.contrast == contrast and pair.role == "response" and pair.design == "contrast":
+            found.setdefault(pair.scenario_id, []).append((pair.positive, pair.negative))
+    positive = ["\n".join(p for p, _ in found[s]) for s in plan.scenarios]
+    negative = ["\n".join(n for _, n in found[s]) for s in plan.scenarios]
+    return np.asarray(positive, dtype=object), np.asarray(negative, dtype=object)
+
+
+def surface_baselines(
+    positive: np.ndarray, negative: np.ndarray, folds: Int[np.ndarray, "scenario"]
+) -> dict[str, Scores]:
+    """Held-out scores of every text-only baseline: TF-IDF of 1–2-grams, word count, character count.
+
+    The length baselines learn on the training folds which side is the longer one.
+    """
+    tfidf = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"),
+        LogisticRegression(C=10.0, max_iter=2000),
+    )
+    found = {"tfidf": cross_scores(positive, negative, folds, tfidf)}
+    for name, count in (("words", lambda t: len(t.split())), ("characters", len)):
+        plus, minus = (np.asarray([[float(count(t))] for t in side]) for side in (positive, negative))
+        found[name] = cross_scores(plus, minus, folds, MassMean())
+    return found

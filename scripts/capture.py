@@ -1,0 +1,56 @@
+"""capture: every checkpoint's activations, one checkpoint in memory at a time."""
+
+import json
+
+from activations.capture import capture as capture_checkpoint
+from activations.errors import InputError
+from activations.model import OpenModel, open_checkpoint
+from activations.store import ActivationStore
+from scripts.runfolder import Run
+
+
+def capture(run: Run) -> None:
+    """Capture what is missing; finished checkpoints whose identity matches are left as they are."""
+    run.check_tokens()
+    run.write_lock()
+    neutral = [t.ids for x, t in zip(run.texts, run.tokens, strict=True) if x.kind == "neutral"]
+    shape: dict[str, int] = {}
+    total = sum(len(t.ids) for t in run.tokens)
+    for checkpoint in run.study.lineage.checkpoints:
+        name = checkpoint.name
+
+        def opened(name: str = name) -> OpenModel:
+            model = open_checkpoint(run.study, name, device=run.device, neutral_ids=neutral)
+            found = {"n_layers": len(model.sites) - 1, "d_model": model.d_model}
+            if shape and found != shape:
+                raise InputError(
+                    f"has {_said(found)}, but the lineage's root has {_said(shape)}",
+                    where=f"{run.study.where}, checkpoint {name!r}", mend="a lineage holds one architecture",
+                )  # fmt: skip
+            longest = max(range(len(run.tokens)), key=lambda i: len(run.tokens[i].ids))
+            if len(run.tokens[longest].ids) > model.context:
+                raise InputError(
+                    f"text {run.texts[longest].text_id!r} has {len(run.tokens[longest].ids)} tokens, more than the "
+                    f"context of {model.context}",
+                    where=f"{run.study.where}, checkpoint {name!r}", mend="shorten it; texts are never cut",
+                )  # fmt: skip
+            return model
+
+        with run.progress(f"capture {name}", total) as advance:
+            capture_checkpoint(
+                opened, path=run.activations(name), determinants=run.determinants(checkpoint), texts=run.texts,
+                tokens=run.tokens, plan=run.plan(checkpoint), advance=advance,
+            )  # fmt: skip
+        with ActivationStore(run.activations(name)) as store:
+            receipt = store.header["receipt"]
+            shape = shape or {"n_layers": receipt["n_layers"], "d_model": receipt["d_model"]}
+
+
+def _said(shape: dict[str, int]) -> str:
+    return json.dumps(shape).strip("{}").replace('"', "")
+
+
+if __name__ == "__main__":
+    from scripts.cli import main
+
+    main("capture")

@@ -1,0 +1,177 @@
+"""The `compassion` command: one thin verb a function; a user's mistake prints one message and exits with 2."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from activations.artifact import sole_writer
+from activations.errors import InputError
+from activations.study import Study, read_study
+
+app = typer.Typer(
+    name="compassion", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Did a training step weaken, rotate or preserve a model's compassion direction? "
+    "Give a study file (`run`) or two checkpoints (`compare`).",
+)  # fmt: skip
+
+StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study.toml, or the folder that holds it.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder. Default: runs/<study name>.", show_default=False)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda or cuda:N. Default: a GPU where there is one.", show_default=False),
+]
+
+
+def main(*prepend: str) -> NoReturn:
+    """Entry point: `compassion …`, or one verb of it (`python -m scripts.capture …`)."""
+    _settle_libraries()
+    try:
+        app([*prepend, *sys.argv[1:]], standalone_mode=True)
+    except InputError as error:
+        Console(stderr=True).print(f"error: {error}", style="", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _settle_libraries() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("root").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"transformer_lens|transformers|peft|torch")
+
+
+def _stage(verb: Callable[[Any], None], study: Study, out: Path | None, quiet: bool, device: str | None) -> None:
+    import torch
+    import transformers
+
+    from activations.model import default_device
+    from scripts.runfolder import Run
+
+    transformers.logging.disable_progress_bar()
+    try:
+        chosen = torch.device(device) if device else default_device()
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cannot be used: {reason}", where=f"--device {device}", mend="try --device cpu") from error
+    folder = out if out is not None else Path("runs") / study.name
+    with sole_writer(folder):
+        verb(Run(study=study, folder=folder, device=chosen, console=Console(quiet=quiet)))
+
+
+@app.command()
+def run(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Device = None) -> None:
+    """The whole job: capture, train-probes, steer, analyze, report. Resumes where it was interrupted."""
+    read = read_study(study)
+    from scripts.run import run_all
+
+    _stage(run_all, read, out, quiet, device)
+
+
+@app.command()
+def capture(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Device = None) -> None:
+    """Cache every checkpoint's residual-stream activations and log-probs."""
+    read = read_study(study)
+    from scripts.capture import capture as verb
+
+    _stage(verb, read, out, quiet, device)
+
+
+@app.command("train-probes")
+def train_probes(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Device = None) -> None:
+    """Cross-fit probes and directions at every layer and domain."""
+    read = read_study(study)
+    from scripts.train_probes import train_probes as verb
+
+    _stage(verb, read, out, quiet, device)
+
+
+@app.command()
+def steer(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Device = None) -> None:
+    """Add the direction at several doses and measure the margin on held-out scenarios."""
+    read = read_study(study)
+    from scripts.steer import steer as verb
+
+    _stage(verb, read, out, quiet, device)
+
+
+@app.command()
+def analyze(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Device = None) -> None:
+    """Measure what each training step did: size, direction, behaviour."""
+    read = read_study(study)
+    from scripts.analyze import analyze as verb
+
+    _stage(verb, read, out, quiet, device)
+
+
+@app.command()
+def report(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Device = None) -> None:
+    """Write report.html and the figures from the tables."""
+    read = read_study(study)
+    from scripts.report import report as verb
+
+    _stage(verb, read, out, quiet, device)
+
+
+@app.command()
+def compare(
+    parent: Annotated[str, typer.Argument(help="Hub id[@revision], folder, or embedded:NAME.")],
+    child: Annotated[str, typer.Argument(help="The same, or a LoRA adapter folder trained on PARENT.")],
+    out: Out = None,
+    quiet: Quiet = False,
+    device: Device = None,
+    pairs: Annotated[str, typer.Option(help="Pair file, or builtin:compassion.")] = "builtin:compassion",
+    domains: Annotated[str, typer.Option(help="Comma-separated domains; empty takes all.")] = "",
+    max_scenarios: Annotated[int | None, typer.Option(help="Scenarios a domain.", show_default=False)] = None,
+) -> None:
+    """Compare two checkpoints on the built-in pairs, without a study file."""
+    from scripts.compare import compare_study
+    from scripts.run import run_all
+
+    chosen = pairs if pairs.startswith("builtin:") else str(Path(pairs).resolve())
+    settings: dict[str, Any] = {"pairs": chosen, "domains": [d.strip() for d in domains.split(",") if d.strip()]}
+    if max_scenarios is not None:
+        settings["max_scenarios"] = max_scenarios
+    _stage(run_all, compare_study(parent, child, settings), out, quiet, device)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, which device is used, and whether the embedded model loads."""
+    from scripts.doctor import doctor as verb
+
+    verb(Console())
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"compassion-probes {version('compassion-probes')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    main()
