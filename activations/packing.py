@@ -134,9 +134,12 @@ def _tree(members: list[int], texts: Sequence[TokenText]) -> _Tree:
         places.append(np.concatenate([np.arange(shared), np.arange(at, at + rest)]))
         at += rest
     return _Tree(
-        ids=np.concatenate(pieces), position_ids=np.concatenate(positions), branch=np.concatenate(branches),
-        texts=tuple(members), places=tuple(places),
-    )  # fmt: skip
+        ids=np.concatenate(pieces),
+        position_ids=np.concatenate(positions),
+        branch=np.concatenate(branches),
+        texts=tuple(members),
+        places=tuple(places),
+    )
 
 
 def _row(trees: list[_Tree]) -> PackedRow:

@@ -89,9 +89,10 @@ class PairSet:
         unknown = [d for d in domains if d not in self.domains]
         if unknown:
             raise InputError(
-                f"no pair has the domain {unknown[0]!r}", where=self.where,
+                f"no pair has the domain {unknown[0]!r}",
+                where=self.where,
                 mend=f"domains here: {', '.join(self.domains)}",
-            )  # fmt: skip
+            )
         kept: dict[tuple[str, str, str], set[str]] = {}
         chosen = []
         for pair in self.pairs:
@@ -124,8 +125,9 @@ def load_pairs(reference: str | Path) -> PairSet:
         if home.setdefault(pair.scenario_id, pair.domain) != pair.domain:
             raise InputError(
                 f"scenario {pair.scenario_id!r} stands in the domains {home[pair.scenario_id]!r} and {pair.domain!r}",
-                where=where, mend="a scenario belongs to one domain; rename it",
-            )  # fmt: skip
+                where=where,
+                mend="a scenario belongs to one domain; rename it",
+            )
         seen[pair.pair_id] = where
         pairs.append(pair)
     if not pairs:
@@ -149,7 +151,9 @@ def load_neutral(reference: str | Path, limit: int | None = None) -> tuple[Neutr
     texts = texts[:limit]
     if len(texts) < 8:
         raise InputError(
-            f"{len(texts)} neutral texts are too few", where=str(reference), mend="give at least 8; 60 or more is better"
+            f"{len(texts)} neutral texts are too few",
+            where=str(reference),
+            mend="give at least 8; 60 or more is better",
         )
     return tuple(texts)
 
@@ -157,7 +161,10 @@ def load_neutral(reference: str | Path, limit: int | None = None) -> tuple[Neutr
 class Template(Protocol):
     """Renders a conversation up to where the answer starts."""
 
-    answer_prefix: str
+    @property
+    def answer_prefix(self) -> str:
+        """What stands between the prompt's text and an answer's first word."""
+        ...
 
     def prompt(self, user: str, system: str = "") -> str:
         """The text before the answer."""
@@ -195,9 +202,7 @@ class Text:
     wording: int = 0
 
 
-def render_texts(
-    pairs: PairSet, neutral: Iterable[NeutralText], template: Template, *, pmi: bool
-) -> tuple[Text, ...]:
+def render_texts(pairs: PairSet, neutral: Iterable[NeutralText], template: Template, *, pmi: bool) -> tuple[Text, ...]:
     """Every text of a study, rendered once, grouped so that texts that share a prompt stand together.
 
     A pair of role "response" gives two responses, with `pmi` two null-prompt responses (the same answers under an
@@ -208,9 +213,14 @@ def render_texts(
     nothing = template.prompt("")
     for pair in pairs.pairs:
         about: dict[str, Any] = {
-            "pair_id": pair.pair_id, "scenario_id": pair.scenario_id, "domain": pair.domain,
-            "contrast": pair.contrast, "design": pair.design, "language": pair.language, "wording": pair.paraphrase,
-        }  # fmt: skip
+            "pair_id": pair.pair_id,
+            "scenario_id": pair.scenario_id,
+            "domain": pair.domain,
+            "contrast": pair.contrast,
+            "design": pair.design,
+            "language": pair.language,
+            "wording": pair.paraphrase,
+        }
         sides = (("positive", pair.positive), ("negative", pair.negative))
         if pair.role != "response":
             for side, words in sides:
@@ -227,24 +237,37 @@ def render_texts(
             answer = template.answer_prefix + words.strip()  # the space before an answer is read with its first token
             texts.append(
                 Text(
-                    kind="response", text_id=f"{pair.pair_id}/{side}", text=asked + answer, side=side,
-                    group=asked, read_from=len(asked), **about,
-                )  # fmt: skip
+                    kind="response",
+                    text_id=f"{pair.pair_id}/{side}",
+                    text=asked + answer,
+                    side=side,
+                    group=asked,
+                    read_from=len(asked),
+                    **about,
+                )
             )
             if not pmi:
                 continue
             texts.append(
                 Text(
-                    kind="null_prompt", text_id=f"{pair.pair_id}/{side}/null", text=nothing + answer, side=side,
-                    group=f"null:{pair.pair_id}", read_from=len(nothing), **about,
-                )  # fmt: skip
+                    kind="null_prompt",
+                    text_id=f"{pair.pair_id}/{side}/null",
+                    text=nothing + answer,
+                    side=side,
+                    group=f"null:{pair.pair_id}",
+                    read_from=len(nothing),
+                    **about,
+                )
             )
     for entry in neutral:
         texts.append(
             Text(
-                kind="neutral", text_id=entry.text_id, text=entry.text, group=f"neutral:{entry.text_id}",
+                kind="neutral",
+                text_id=entry.text_id,
+                text=entry.text,
+                group=f"neutral:{entry.text_id}",
                 language=entry.language,
-            )  # fmt: skip
+            )
         )
     return tuple(texts)
 
@@ -311,7 +334,9 @@ def _explain(error: ValidationError, where: str, model: type[BaseModel]) -> Inpu
     key = ".".join(str(p) for p in first["loc"])
     where = f"{where}, key {key!r}" if key else where
     if first["type"] == "missing":
-        return InputError("missing key", where=where, mend=f"every line needs it; keys: {', '.join(model.model_fields)}")
+        return InputError(
+            "missing key", where=where, mend=f"every line needs it; keys: {', '.join(model.model_fields)}"
+        )
     if first["type"] == "extra_forbidden":
         return InputError("unknown key", where=where, mend=f"known keys: {', '.join(model.model_fields)}")
     if first["type"] in ("string_too_short", "string_pattern_mismatch"):

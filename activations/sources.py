@@ -40,9 +40,10 @@ def resolve_source(source: Source, where: str) -> ResolvedSource:
     files = sorted({p for pattern in WEIGHT_FILES + TOKENIZER_FILES for p in folder.glob(pattern)})
     if not any(p.suffix == ".safetensors" for p in files):
         raise InputError(
-            "no safetensors weights in this folder", where=f"{where}: {folder}",
+            "no safetensors weights in this folder",
+            where=f"{where}: {folder}",
             mend="save the model with save_pretrained(..., safe_serialization=True); pickled weights are not read",
-        )  # fmt: skip
+        )
     identity = content_hash({p.name: file_hash(p) for p in files})
     return ResolvedSource(place=str(folder), revision=None, subfolder="", identity=identity)
 
@@ -61,13 +62,16 @@ def _resolve_hub(source: Source, where: str) -> ResolvedSource:
             "this model is gated", where=key, mend="accept its terms on its page, then set HF_TOKEN"
         ) from error
     except RepositoryNotFoundError as error:
-        raise InputError("no such model on the hub", where=key, mend="check the id; private ones need HF_TOKEN") from error
+        raise InputError(
+            "no such model on the hub", where=key, mend="check the id; private ones need HF_TOKEN"
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:160]
         raise InputError(
-            f"cannot be reached: {reason}", where=key,
+            f"cannot be reached: {reason}",
+            where=key,
             mend="check id, revision and network, or download it and give source = { path = … }",
-        ) from error  # fmt: skip
+        ) from error
     commit = Path(found).resolve().parts
     parts = Path(found).parts
     revision = parts[parts.index("snapshots") + 1] if "snapshots" in parts else (source.revision or commit[-2])
@@ -107,9 +111,14 @@ def load_weights(resolved: ResolvedSource, dtype: torch.dtype, where: str) -> An
     """The plain transformers model, eager attention, in eval mode, no remote code, safetensors only."""
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            resolved.place, revision=resolved.revision, subfolder=resolved.subfolder, dtype=dtype,
-            attn_implementation="eager", use_safetensors=True, trust_remote_code=False,
-        )  # fmt: skip
+            resolved.place,
+            revision=resolved.revision,
+            subfolder=resolved.subfolder,
+            dtype=dtype,
+            attn_implementation="eager",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise InputError(f"its weights cannot be loaded: {reason}", where=where, mend="check the files") from error
@@ -137,9 +146,10 @@ def merge_adapter(model: Any, adapter: Adapter, probe_ids: torch.Tensor, where: 
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise InputError(
-            f"cannot be applied to its parent: {reason}", where=f"{where}: {adapter.path}",
+            f"cannot be applied to its parent: {reason}",
+            where=f"{where}: {adapter.path}",
             mend="check that it was trained on this parent",
-        ) from error  # fmt: skip
+        ) from error
     if adapter.scale != 1.0:
         for module in wrapped.modules():
             if isinstance(module, LoraLayer):
@@ -149,8 +159,9 @@ def merge_adapter(model: Any, adapter: Adapter, probe_ids: torch.Tensor, where: 
     if change == 0.0:
         raise InputError(
             "the adapter changes no logit: its keys do not match the parent, or it was never trained",
-            where=f"{where}: {adapter.path}", mend="check base_model_name_or_path and target_modules in its config",
-        )  # fmt: skip
+            where=f"{where}: {adapter.path}",
+            mend="check base_model_name_or_path and target_modules in its config",
+        )
     return merged, change
 
 

@@ -96,7 +96,9 @@ def write_store(
         for part in parts:
             found = read_part(part, header["identity"])
             if found is None:
-                raise InputError("this part of a capture is missing or damaged", where=str(part), mend="run capture again")
+                raise InputError(
+                    "this part of a capture is missing or damaged", where=str(part), mend="run capture again"
+                )
             for kind, measured in found.items():
                 at[kind] = _append(groups[kind], at[kind], measured)
         for kind, group in groups.items():
@@ -157,16 +159,17 @@ class ActivationStore:
         group = self._group(kind)
         if position not in POSITIONS[kind] or site not in self.sites:
             raise InputError(
-                f"no {kind} slice at position {position!r}, site {site!r}", where=str(self.path),
+                f"no {kind} slice at position {position!r}, site {site!r}",
+                where=str(self.path),
                 mend=f"positions: {', '.join(POSITIONS[kind])}; sites: {self.sites[0]} … {self.sites[-1]}",
-            )  # fmt: skip
+            )
         return self._read(group["residual"], np.s_[:, POSITIONS[kind].index(position), self.sites.index(site)])
 
     def mean_logprob(self, kind: Kind) -> Float[np.ndarray, "text"]:
         """Mean log-probability (nats) a read token, per text."""
         group = self._group(kind)
         counts = self._read(group["n_tokens"])
-        return (np.add.reduceat(self._read(group["logprob"]).astype(np.float64), _starts(counts)) / counts)
+        return np.add.reduceat(self._read(group["logprob"]).astype(np.float64), _starts(counts)) / counts
 
     def token_norm(self, site: str) -> Float[np.ndarray, "token"]:
         """Residual norms of the neutral tokens at a site (the first token of each text left out)."""
@@ -195,9 +198,14 @@ def _make_group(file: h5py.File, kind: Kind, rows: list[Text], n_sites: int, d_m
     shape = (len(rows), n_positions, n_sites, d_model)
     if n_positions:
         group.create_dataset(
-            "residual", shape, np.float32, chunks=(texts, 1, 1, d_model), fletcher32=True,
-            rdcc_nbytes=2 * texts * n_positions * n_sites * d_model * 4, rdcc_nslots=10_007,
-        )  # fmt: skip
+            "residual",
+            shape,
+            np.float32,
+            chunks=(texts, 1, 1, d_model),
+            fletcher32=True,
+            rdcc_nbytes=2 * texts * n_positions * n_sites * d_model * 4,
+            rdcc_nslots=10_007,
+        )
     for column in TEXT_COLUMNS:
         group.create_dataset(column, data=[getattr(t, column) for t in rows], dtype=h5py.string_dtype())
     group.create_dataset("wording", data=np.asarray([t.wording for t in rows], dtype=np.int64))

@@ -146,9 +146,7 @@ def read_study(path: Path) -> Study:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InputError(
-            f"not valid TOML: {error}", where=str(path), mend="mend the line named above"
-        ) from error
+        raise InputError(f"not valid TOML: {error}", where=str(path), mend="mend the line named above") from error
     return build_study(data, where=str(path), folder=path.parent)
 
 
@@ -163,9 +161,10 @@ def build_study(data: dict[str, Any], *, where: str, folder: Path) -> Study:
     template = parsed.study.template
     if isinstance(template, TemplateFrom) and template.from_ not in lineage.by_name:
         raise InputError(
-            f"unknown checkpoint {template.from_!r}", where=f"{where}, study.template.from",
+            f"unknown checkpoint {template.from_!r}",
+            where=f"{where}, study.template.from",
             mend=f"known checkpoints: {', '.join(lineage.by_name)}",
-        )  # fmt: skip
+        )
     return Study(settings=parsed.study, lineage=lineage, where=where, folder=folder)
 
 
@@ -177,9 +176,10 @@ def _checkpoint(table: _CheckpointTable, folder: Path, where: str) -> Checkpoint
         path = folder / given.path if given.path is not None else None
         if path is not None and not (path / "config.json").is_file():
             raise InputError(
-                f"no model at {path} (no config.json there)", where=f"{key}, source.path",
+                f"no model at {path} (no config.json there)",
+                where=f"{key}, source.path",
                 mend="give a folder with config.json, tokenizer and safetensors weights",
-            )  # fmt: skip
+            )
         source = Source(
             embedded=given.embedded, hub=given.hub, revision=given.revision, subfolder=given.subfolder, path=path
         )
@@ -188,22 +188,30 @@ def _checkpoint(table: _CheckpointTable, folder: Path, where: str) -> Checkpoint
         for needed in ("adapter_config.json", "adapter_model.safetensors"):
             if not (adapter.path / needed).is_file():
                 raise InputError(
-                    f"no adapter at {adapter.path} (no {needed} there)", where=f"{key}, adapter",
+                    f"no adapter at {adapter.path} (no {needed} there)",
+                    where=f"{key}, adapter",
                     mend="give a peft LoRA folder saved as safetensors; pickled weights are not read",
-                )  # fmt: skip
+                )
     if table.edit is not None:
         direction = folder / table.edit.direction if table.edit.direction is not None else None
         if direction is not None and not direction.is_file():
             raise InputError(
-                f"no file {direction}", where=f"{key}, edit.direction",
+                f"no file {direction}",
+                where=f"{key}, edit.direction",
                 mend="fit one with `compassion train-probes` on scenarios outside the study",
-            )  # fmt: skip
+            )
         kind: Literal["identity", "attenuate"] = "identity" if table.edit.identity else "attenuate"
         edit = Edit(kind=kind, amount=table.edit.attenuate or 0.0, direction=direction)
     return Checkpoint(
-        name=table.name, stage=table.stage, parent=table.parent, source=source, adapter=adapter, edit=edit,
-        data_domain=table.data_domain, seed=table.seed,
-    )  # fmt: skip
+        name=table.name,
+        stage=table.stage,
+        parent=table.parent,
+        source=source,
+        adapter=adapter,
+        edit=edit,
+        data_domain=table.data_domain,
+        seed=table.seed,
+    )
 
 
 def _explain(error: ValidationError, data: dict[str, Any], where: str) -> InputError:
@@ -232,9 +240,13 @@ def _step(data: Any, before: list[Any], part: Any) -> str:
 
 def _known_keys(location: list[Any]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
-        "study": StudySettings, "checkpoint": _CheckpointTable, "source": _SourceTable, "edit": _EditTable,
-        "smallest_effect": SmallestEffect, "template": TemplateFrom,
-    }  # fmt: skip
+        "study": StudySettings,
+        "checkpoint": _CheckpointTable,
+        "source": _SourceTable,
+        "edit": _EditTable,
+        "smallest_effect": SmallestEffect,
+        "template": TemplateFrom,
+    }
     for part in reversed(location[:-1]):
         if part in tables:
             return [f.alias or name for name, f in tables[str(part)].model_fields.items()]

@@ -89,7 +89,9 @@ def edge_drift(
     return _adjusted(pd.DataFrame(rows))
 
 
-def margin_change(parent: ActivationStore, child: ActivationStore, plan: Layout) -> dict[str, tuple[Estimate, Estimate]]:
+def margin_change(
+    parent: ActivationStore, child: ActivationStore, plan: Layout
+) -> dict[str, tuple[Estimate, Estimate]]:
     """ΔB per slice: (in SDs of the parent's per-scenario margins, in nats a token); the difference is paired."""
     before, after = margins(parent, plan), margins(child, plan)
     found = {}
@@ -107,9 +109,7 @@ def neutral_perplexity(store: ActivationStore) -> float:
     return float(np.exp(-store.mean_logprob("neutral").mean()))
 
 
-def within_variance(
-    positive: Float[np.ndarray, "scenario"], negative: Float[np.ndarray, "scenario"]
-) -> Product:
+def within_variance(positive: Float[np.ndarray, "scenario"], negative: Float[np.ndarray, "scenario"]) -> Product:
     """σ²: the mean of the two within-side variances of held-out scores, with its delete-one values."""
     sides = np.stack([positive, negative])
     n = sides.shape[1]
@@ -145,9 +145,12 @@ def _gauges(
 def _layer_row(found: SiteProducts) -> dict[str, float]:
     frozen = ratio_interval(_times(found.ab, found.frozen_scale), found.aa)
     return _row(
-        signed_root(found.aa.value), signed_root(found.bb.value), root_ratio(found.bb, found.aa), frozen,
+        signed_root(found.aa.value),
+        signed_root(found.bb.value),
+        root_ratio(found.bb, found.aa),
+        frozen,
         _cosine_estimate([found]),
-    )  # fmt: skip
+    )
 
 
 def _band_row(layers: list[SiteProducts]) -> dict[str, float]:
@@ -168,8 +171,9 @@ def _band_row(layers: list[SiteProducts]) -> dict[str, float]:
     if all(f.aa.value > 0 and (f.aa.without > 0).all() for f in layers):
         ratios = [_times(_over(f.ab, f.aa), f.frozen_scale) for f in layers]
         frozen = jackknife_interval(_mean(ratios), null=1.0)
-    sizes = (float(np.mean([signed_root(getattr(f, side).value) for f in layers])) for side in ("aa", "bb"))
-    return _row(*sizes, retention, frozen, _cosine_estimate(layers))
+    before = float(np.mean([signed_root(f.aa.value) for f in layers]))
+    after = float(np.mean([signed_root(f.bb.value) for f in layers]))
+    return _row(before, after, retention, frozen, _cosine_estimate(layers))
 
 
 def _cosine_estimate(layers: list[SiteProducts]) -> Estimate:
@@ -183,11 +187,19 @@ def _cosine_estimate(layers: list[SiteProducts]) -> Estimate:
 def _row(before: float, after: float, retention: Estimate, frozen: Estimate, angle: Estimate) -> dict[str, float]:
     p = 1.0 if abs(retention.value - 1) < NUMERICAL else retention.p
     return {
-        "size_parent": before, "size_child": after, "p": p,
-        "retention": retention.value, "retention_low": retention.low, "retention_high": retention.high,
-        "frozen": frozen.value, "frozen_low": frozen.low, "frozen_high": frozen.high,
-        "cosine": angle.value, "cosine_low": angle.low, "cosine_high": angle.high,
-    }  # fmt: skip
+        "size_parent": before,
+        "size_child": after,
+        "p": p,
+        "retention": retention.value,
+        "retention_low": retention.low,
+        "retention_high": retention.high,
+        "frozen": frozen.value,
+        "frozen_low": frozen.low,
+        "frozen_high": frozen.high,
+        "cosine": angle.value,
+        "cosine_low": angle.low,
+        "cosine_high": angle.high,
+    }
 
 
 def _adjusted(rows: pd.DataFrame) -> pd.DataFrame:

@@ -16,16 +16,30 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#767676"
 STYLE: dict[str, Any] = {
-    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9,
-    "axes.titleweight": "bold", "svg.fonttype": "none", "svg.hashsalt": "compassion-probes", "legend.frameon": False,
-    "axes.titlelocation": "left", "lines.linewidth": 1.4, "lines.markersize": 4,
-}  # fmt: skip
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "compassion-probes",
+    "legend.frameon": False,
+    "axes.titlelocation": "left",
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+}
 
 
 def layer_curves(
-    layers: pd.DataFrame, value: str, label: str, band: Sequence[int], *, low: str = "", high: str = "",
+    layers: pd.DataFrame,
+    value: str,
+    label: str,
+    band: Sequence[int],
+    *,
+    low: str = "",
+    high: str = "",
     floor: float | None = None,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """A quantity of layers.csv (mass-mean rows) over depth: a panel a domain, a line a checkpoint, the band shaded."""
     rows = layers[layers.method == "mass-mean"]
     domains, checkpoints = _order(rows.domain), _order(rows.checkpoint)
@@ -36,7 +50,7 @@ def layer_curves(
             for number, checkpoint in enumerate(checkpoints):
                 part = rows[(rows.domain == domain) & (rows.checkpoint == checkpoint)].sort_values("layer")
                 style = _style(number)
-                axis.plot(part.layer, part[value], **style, marker="", label=checkpoint)
+                axis.plot(part.layer, part[value], **style | {"marker": ""}, label=checkpoint)
                 if low and number == 0:
                     axis.fill_between(part.layer, part[low], part[high], color=style["color"], alpha=0.15, linewidth=0)
             if value == "auroc":
@@ -67,9 +81,14 @@ def retention_dots(edges: pd.DataFrame) -> Figure:
                 height = [len(domains) - 1 - i - shift for i in range(len(domains))]
                 reach = [part.value - part.low, part.high - part.value]
                 axis.errorbar(
-                    part.value, height, xerr=reach, fmt=MARKERS[number % len(MARKERS)], linewidth=1.2,
-                    color=COLOURS[number % len(COLOURS)], label=f"{parent} → {child}",
-                )  # fmt: skip
+                    part.value,
+                    height,
+                    xerr=reach,
+                    fmt=MARKERS[number % len(MARKERS)],
+                    linewidth=1.2,
+                    color=COLOURS[number % len(COLOURS)],
+                    label=f"{parent} → {child}",
+                )
             axis.set_title(title)
         axes[0].set_yticks(range(len(domains) - 1, -1, -1), [d.replace("_", " ") for d in domains])
         _legend(figure, axes[0])
@@ -131,7 +150,9 @@ def _grid(panels: int, height: float) -> tuple[Figure, list[Any]]:
 
 
 def _finish(figure: Figure, axes: list[Any], x: str, y: str) -> None:
-    columns = next((i for i, (a, b) in enumerate(pairwise(axes), start=1) if b.get_position().x0 <= a.get_position().x0), len(axes))  # fmt: skip
+    columns = next(
+        (i for i, (a, b) in enumerate(pairwise(axes), start=1) if b.get_position().x0 <= a.get_position().x0), len(axes)
+    )
     for number, axis in enumerate(axes):
         if number + columns >= len(axes):
             axis.set_xlabel(x)

@@ -41,16 +41,27 @@ def write_report(folder: Path) -> Path:
         with writing(folder / "figures" / f"{name}.png") as temporary:
             temporary.write_bytes(figures.as_png(figure))
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=jinja2.PackageLoader("analysis"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["number"] = _number
     page = environment.get_template("report.html").render(
-        study=lock["study"], versions=lock["versions"], row_plan=lock["row_plan"], pairs_hash=lock["pairs_hash"],
-        checkpoints=lock["checkpoints"], band=band, figures={n: _inline(folder, n) for n in drawn},
-        steps=_steps(tables["edges"]), matrix=_matrix(tables), tables=_sources(tables),
-        receipts=_records(tables["receipts"]), baselines=_baselines(tables["layers"], band),
-    )  # fmt: skip
+        study=lock["study"],
+        versions=lock["versions"],
+        row_plan=lock["row_plan"],
+        pairs_hash=lock["pairs_hash"],
+        checkpoints=lock["checkpoints"],
+        band=band,
+        figures={n: _inline(folder, n) for n in drawn},
+        steps=_steps(tables["edges"]),
+        matrix=_matrix(tables),
+        tables=_sources(tables),
+        receipts=_records(tables["receipts"]),
+        baselines=_baselines(tables["layers"], band),
+    )
     write_text(folder / "report.html", page)
     return folder / "report.html"
 

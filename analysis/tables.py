@@ -24,7 +24,10 @@ _DOMAIN = {"domain": 'prompt domain, or "pooled" over all of them'}
 _CONTRAST = {"contrast": "contrast of the pairs: compassion, or a confound's name"}
 
 TABLES: dict[str, dict[str, str]] = {
-    "layers": _CHECKPOINT | _CONTRAST | _DOMAIN | {
+    "layers": _CHECKPOINT
+    | _CONTRAST
+    | _DOMAIN
+    | {
         "layer": "0-based block whose output is read; −1 is the embedding",
         "position": "token(s) read: response_mean averages the answer's tokens",
         "method": "mass-mean or logistic, cross-fitted: folds grouped by scenario",
@@ -41,7 +44,10 @@ TABLES: dict[str, dict[str, str]] = {
         "best_baseline": "strongest baseline on the same folds: tfidf, words, characters or embedding-mean",
         "best_baseline_auroc": "its held-out AUROC",
     },
-    "drift": _EDGE | _CONTRAST | _DOMAIN | {
+    "drift": _EDGE
+    | _CONTRAST
+    | _DOMAIN
+    | {
         "layer": '0-based block, −1 the embedding, or "band": the mean over the declared band',
         "gauge": "unit of size: raw, tau (median neutral residual norm) or sd (within-side SD)",
         "size_parent": "unbiased size in the parent, in this gauge",
@@ -59,14 +65,20 @@ TABLES: dict[str, dict[str, str]] = {
         "p_adjusted": "band rows: Holm over an edge's domains (pooled apart); layers: false discovery rate over "
         "layers and domains",
     },
-    "edges": _EDGE | _CONTRAST | _DOMAIN | {
+    "edges": _EDGE
+    | _CONTRAST
+    | _DOMAIN
+    | {
         "quantity": "R_tau, R_sd (band retention), F (band frozen, tau), cosine, B (margin change in SDs of the "
         "parent's margins), B_nats (the same in nats a token), perplexity (child's over the parent's)",
         "value": "estimate",
         "low": "lower 95 % limit; empty where the quantity has none",
         "high": "upper 95 % limit",
     },
-    "behaviour": _CHECKPOINT | _CONTRAST | _DOMAIN | {
+    "behaviour": _CHECKPOINT
+    | _CONTRAST
+    | _DOMAIN
+    | {
         "n_scenarios": "scenarios in this row",
         "margin": "mean log-prob a token of the compassionate minus the curt answer, nats",
         "margin_low": "lower 95 % limit (t over scenarios)",
@@ -74,7 +86,9 @@ TABLES: dict[str, dict[str, str]] = {
         "margin_pmi": "the same after subtracting each answer's log-prob under an empty prompt; empty without pmi",
         "neutral_perplexity": "perplexity on the neutral texts",
     },
-    "steering": _CHECKPOINT | _DOMAIN | {
+    "steering": _CHECKPOINT
+    | _DOMAIN
+    | {
         "layer": "block after which the direction is added: the middle of the declared band",
         "kind": "add: h + alpha·tau·u from the last prompt token on",
         "control": "none: the compassion direction, fitted on scenarios that are not scored here",
@@ -86,7 +100,8 @@ TABLES: dict[str, dict[str, str]] = {
         "slope": "mean over scenarios of the margin's slope in alpha over |alpha| <= 0.05",
         "anti_steerable": "share of scenarios whose slope is negative",
     },
-    "receipts": _CHECKPOINT | {
+    "receipts": _CHECKPOINT
+    | {
         "identity": "content hash of everything that determined the activations",
         "weight_hash": "SHA-256 of the weights in memory after adapters and edits",
         "revision": "commit of a hub source",
@@ -98,7 +113,7 @@ TABLES: dict[str, dict[str, str]] = {
         "hook_deviation": "largest relative difference of hooked from plain forward-hook residuals",
         "packing_deviation": "largest relative difference of packed from separately run residuals",
     },
-}  # fmt: skip
+}
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
@@ -122,15 +137,19 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
         InputError: the table is missing or not this version's.
     """
     path = folder / f"{name}.csv"
-    text = {c: str for c in ("checkpoint", "parent", "child", "stage", "data_domain", "domain", "contrast", "layer")}
+    text = dict.fromkeys(("checkpoint", "parent", "child", "stage", "data_domain", "domain", "contrast", "layer"), str)
     numeric_layer = name in ("layers", "steering")
     try:
         table = pd.read_csv(
-            path, dtype={c: t for c, t in text.items() if c in TABLES[name] and not (c == "layer" and numeric_layer)},
-            keep_default_na=False, na_values={c: [""] for c in TABLES[name] if c not in text},
-        )  # fmt: skip
+            path,
+            dtype={c: t for c, t in text.items() if c in TABLES[name] and not (c == "layer" and numeric_layer)},
+            keep_default_na=False,
+            na_values={c: [""] for c in TABLES[name] if c not in text},
+        )
     except OSError as error:
-        raise InputError("no such table", where=str(path), mend="run `compassion run` or the stage that makes it") from error
+        raise InputError(
+            "no such table", where=str(path), mend="run `compassion run` or the stage that makes it"
+        ) from error
     missing = [c for c in TABLES[name] if c not in table.columns]
     if missing:
         raise InputError(f"lacks the column {missing[0]!r}", where=str(path), mend="make it again with this version")

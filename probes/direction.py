@@ -82,7 +82,9 @@ class Direction:
                 metadata = handle.metadata() or {}
                 vector = handle.get_tensor("vector")
         except (OSError, SafetensorError) as error:
-            raise InputError(f"is no direction file ({error})", where=str(path), mend="write one with Direction.save") from error
+            raise InputError(
+                f"is no direction file ({error})", where=str(path), mend="write one with Direction.save"
+            ) from error
         if metadata.get("kind") != "direction" or metadata.get("format_version") != str(FORMAT_VERSION):
             raise InputError(
                 f"is no direction file of format version {FORMAT_VERSION}", where=str(path), mend="fit it again"

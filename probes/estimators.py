@@ -6,10 +6,48 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 
-class MassMean(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class _BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What every two-class probe shares: checked labels, predictions from scores."""
+
+    def _checked(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        check_classification_targets(y)
+        self.classes_ = np.unique(y)
+        if len(self.classes_) == 1:
+            raise ValueError(f"{type(self).__name__} needs samples of two classes, got 1 class")
+        kind = type_of_target(y, input_name="y")
+        if kind != "binary":
+            raise ValueError(f"Only binary classification is supported. The type of the target is {kind}.")
+        return X, y
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Score [sample]; above 0 reads as the second class."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return self._scores(X)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Class of each sample."""
+        scores = self.decision_function(X)
+        predicted: np.ndarray = self.classes_[(scores > 0).astype(int)]
+        return predicted
+
+    def _scores(self, X: np.ndarray) -> np.ndarray:
+        scores: np.ndarray = X @ self.coef_ + self.intercept_
+        return scores
+
+    def __sklearn_tags__(self) -> Any:
+        """Two classes only."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+
+class MassMean(_BinaryProbe):
     """Difference of class means as a direction, thresholded at their midpoint.
 
     Notes:
@@ -33,10 +71,7 @@ class MassMean(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: not two classes, non-finite values, or class means that coincide.
         """
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        self.classes_ = np.unique(y)
-        if len(self.classes_) != 2:
-            raise ValueError(f"MassMean needs samples of two classes, got {len(self.classes_)} class")
+        X, y = self._checked(X, y)
         negative, positive = (X[y == c].mean(axis=0) for c in self.classes_)
         self.coef_ = positive - negative
         self.norm_ = float(np.linalg.norm(self.coef_))
@@ -47,26 +82,12 @@ class MassMean(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.intercept_ = -float(self.coef_ @ (positive + negative)) / 2
         return self
 
-    def decision_function(self, X: Any) -> np.ndarray:
+    def _scores(self, X: np.ndarray) -> np.ndarray:
         """Signed distance [sample] from the midpoint along the unit direction, in the units of X."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        scores: np.ndarray = (X @ self.coef_ + self.intercept_) / (self.norm_ or 1.0)
-        return scores
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Class of each sample."""
-        predicted: np.ndarray = self.classes_[(self.decision_function(X) > 0).astype(int)]
-        return predicted
-
-    def __sklearn_tags__(self) -> Any:
-        """Two classes only."""
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
-        return tags
+        return super()._scores(X) / (self.norm_ or 1.0)
 
 
-class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class LogisticProbe(_BinaryProbe):
     """L2-regularised logistic regression on standardised features, solved in the span of its training rows.
 
     Notes:
@@ -94,32 +115,22 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: not two classes, or non-finite values.
         """
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        self.classes_ = np.unique(y)
-        if len(self.classes_) != 2:
-            raise ValueError(f"LogisticProbe needs samples of two classes, got {len(self.classes_)} class")
+        X, y = self._checked(X, y)
         self.scaler_ = StandardScaler().fit(X)
         Z = self.scaler_.transform(X)
-        basis = np.linalg.qr(Z.T)[0] if len(Z) < Z.shape[1] else np.eye(Z.shape[1])
-        solver = LogisticRegression(C=self.C, max_iter=1000, tol=1e-6).fit(Z @ basis, y)
-        self.coef_ = basis @ solver.coef_[0]
+        solver = LogisticRegression(C=self.C, solver="newton-cholesky", tol=1e-8)
+        if len(Z) < Z.shape[1]:
+            # Z = U S Vᵀ from the small Gram matrix Z Zᵀ = U S² Uᵀ; US are the rows in the basis V of their own span.
+            squares, U = np.linalg.eigh(Z @ Z.T)
+            kept = squares > squares[-1] * 1e-12
+            U, S = U[:, kept], np.sqrt(squares[kept])
+            solver.fit(U * S, y)
+            self.coef_ = Z.T @ (U @ (solver.coef_[0] / S))
+        else:
+            self.coef_ = solver.fit(Z, y).coef_[0]
         self.intercept_ = float(solver.intercept_[0])
         return self
 
-    def decision_function(self, X: Any) -> np.ndarray:
+    def _scores(self, X: np.ndarray) -> np.ndarray:
         """Log-odds [sample] of the second class."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        scores: np.ndarray = self.scaler_.transform(X) @ self.coef_ + self.intercept_
-        return scores
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Class of each sample."""
-        predicted: np.ndarray = self.classes_[(self.decision_function(X) > 0).astype(int)]
-        return predicted
-
-    def __sklearn_tags__(self) -> Any:
-        """Two classes only."""
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
-        return tags
+        return super()._scores(self.scaler_.transform(X))

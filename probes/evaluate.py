@@ -61,9 +61,14 @@ def separation(positive: Float[np.ndarray, "scenario"], negative: Float[np.ndarr
     sigma = float(np.sqrt((positive.var(ddof=1) + negative.var(ddof=1)) / 2))
     wins = float(np.mean(positive > negative) + np.mean(positive == negative) / 2)
     return Separation(
-        auroc=area, auroc_low=low, auroc_high=high, dprime=gap / sigma if sigma > 0 else float("nan"), win_rate=wins,
-        gap=gap, sigma=sigma,
-    )  # fmt: skip
+        auroc=area,
+        auroc_low=low,
+        auroc_high=high,
+        dprime=gap / sigma if sigma > 0 else float("nan"),
+        win_rate=wins,
+        gap=gap,
+        sigma=sigma,
+    )
 
 
 def cross_scores(

@@ -112,10 +112,17 @@ def fit_checkpoint(
                 found = separation(p, n)
                 rows.append(
                     LayerRow(
-                        domain=domain, site=site, method=method, n_scenarios=len(members), separation=found,
-                        size_raw=size, tau=tau, best_baseline=best, best_baseline_auroc=best_area,
+                        domain=domain,
+                        site=site,
+                        method=method,
+                        n_scenarios=len(members),
+                        separation=found,
+                        size_raw=size,
+                        tau=tau,
+                        best_baseline=best,
+                        best_baseline_auroc=best_area,
                         selectivity=found.auroc - control if method == "mass-mean" else float("nan"),
-                    )  # fmt: skip
+                    )
                 )
             directions.append(_direction(store, plan, sides, members, site, tau, "mass-mean", domain, contrast))
         train = np.setdiff1d(np.arange(len(plan)), kept_out)
@@ -169,11 +176,26 @@ def _best_baseline(found: dict[str, Scores], embedding: Scores, *, is_embedding:
 
 
 def _direction(
-    store: ActivationStore, plan: Layout, sides: Sides, members: np.ndarray, site: str, tau: float, method: str,
-    domain: str, contrast: str,
-) -> Direction:  # fmt: skip
-    delta: Float[np.ndarray, "d_model"] = sides.rows(members).difference.mean(axis=0)
+    store: ActivationStore,
+    plan: Layout,
+    sides: Sides,
+    members: np.ndarray,
+    site: str,
+    tau: float,
+    method: str,
+    domain: str,
+    contrast: str,
+) -> Direction:
+    delta: Float[np.ndarray, d_model] = sides.rows(members).difference.mean(axis=0)
     return Direction(
-        vector=delta, site=site, position=POSITION, method=method, contrast=contrast, domain=domain,
-        size=float(np.linalg.norm(delta)), tau=tau, scenarios=plan.hash(members), checkpoint=store.identity,
-    )  # fmt: skip
+        vector=delta,
+        site=site,
+        position=POSITION,
+        method=method,
+        contrast=contrast,
+        domain=domain,
+        size=float(np.linalg.norm(delta)),
+        tau=tau,
+        scenarios=plan.hash(members),
+        checkpoint=store.identity,
+    )

@@ -73,9 +73,7 @@ def ratio_interval(top: Product, bottom: Product, *, level: float = 0.95) -> Est
         p = 1.0 if gap == 0 else 0.0
     else:
         p = float(2 * stats.t.sf(abs(gap) / np.sqrt(spread), n - 1))
-    return Estimate(
-        value=top.value / bottom.value, low=float((b - reach) / a), high=float((b + reach) / a), p=p
-    )
+    return Estimate(value=top.value / bottom.value, low=float((b - reach) / a), high=float((b + reach) / a), p=p)
 
 
 def root_ratio(top: Product, bottom: Product, *, level: float = 0.95) -> Estimate:
@@ -90,9 +88,11 @@ def root_ratio(top: Product, bottom: Product, *, level: float = 0.95) -> Estimat
 def exponential(estimate: Estimate) -> Estimate:
     """A log-scale estimate on the ratio scale."""
     return Estimate(
-        value=float(np.exp(estimate.value)), low=float(np.exp(estimate.low)), high=float(np.exp(estimate.high)),
+        value=float(np.exp(estimate.value)),
+        low=float(np.exp(estimate.low)),
+        high=float(np.exp(estimate.high)),
         p=estimate.p,
-    )  # fmt: skip
+    )
 
 
 def holm(p: Float[np.ndarray, "test"]) -> Float[np.ndarray, "test"]:

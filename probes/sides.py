@@ -81,7 +81,7 @@ def layout(rows: pd.DataFrame, contrast: str, where: str) -> Layout:
         if (count == 0).any():
             missing = scenarios[int(np.argmin(count))]
             raise InputError(f"scenario {missing!r} has no {side} side", where=where, mend="run capture again")
-        weight /= count
+        weights[side] = weight / count
     return Layout(
         scenarios=tuple(scenarios), domains=tuple(domains), positive=weights["positive"], negative=weights["negative"]
     )
@@ -95,7 +95,9 @@ def read_sides(store: ActivationStore, plan: Layout, position: str, site: str) -
     """
     residual = store.residual("response", position, site).astype(np.float64)
     if not np.isfinite(residual).all():
-        raise InputError(f"residuals at {site} are not finite", where=str(store.path), mend="check this checkpoint's weights")
+        raise InputError(
+            f"residuals at {site} are not finite", where=str(store.path), mend="check this checkpoint's weights"
+        )
     return Sides(positive=plan.positive @ residual, negative=plan.negative @ residual)
 
 
@@ -118,7 +120,7 @@ def scenario_folds(plan: Layout, n_folds: int, seed: int) -> Int[np.ndarray, "sc
         raise InputError(
             f"domain {counts.idxmin()!r} has {counts.min()} scenarios, fewer than the {n_folds} folds",
             mend="add scenarios, or leave this domain out with `domains`",
-        )  # fmt: skip
+        )
     order = np.argsort(np.asarray(plan.scenarios))  # the split must not depend on file order
     folds = np.zeros(len(plan), dtype=np.int64)
     splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)

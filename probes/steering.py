@@ -61,25 +61,33 @@ def steered_logprobs(
     resumable: bool | None = None if site_layer(direction.site) < len(model.sites) - 2 else False
     for start in range(0, len(rows), plan.rows_per_batch):
         batch = _Batch.of(model, rows[start : start + plan.rows_per_batch], tokens)
-        kept: list[torch.Tensor] = []
-        with model.hooked({direction.site: lambda _site, value: kept.append(value.clone())}):
-            final = model.body(batch.ids, batch.positions, batch.mask)
+        final, kept = _run_and_keep(model, batch, direction.site)
         found[0, batch.texts] = batch.mean_logprobs(model, final)
         if resumable is None:
-            again = batch.mean_logprobs(model, _after(model, batch, direction.site, kept[0]))
+            again = batch.mean_logprobs(model, _after(model, batch, direction.site, kept))
             gap = float(np.abs(again - found[0, batch.texts]).max())
             resumable = gap <= RESUME_TOLERANCE[model.dtype]
         for line, alpha in enumerate(alphas, start=1):
             edit = Add(direction=direction, alpha=alpha)
             if resumable:
-                final = _after(model, batch, direction.site, edit.apply(kept[0], batch.edited))
+                final = _after(model, batch, direction.site, edit.apply(kept, batch.edited))
             else:
-                hook: Hook = lambda _site, value, edit=edit: edit.apply(value, batch.edited)  # noqa: E731
-                with model.hooked({direction.site: hook}):
+                with model.hooked({direction.site: _editing(edit, batch.edited)}):
                     final = model.body(batch.ids, batch.positions, batch.mask)
             found[line, batch.texts] = batch.mean_logprobs(model, final)
         advance(sum(len(tokens[i].ids) for i in batch.texts) * (1 + len(alphas)))
     return found
+
+
+def _run_and_keep(model: OpenModel, batch: "_Batch", site: str) -> tuple[torch.Tensor, torch.Tensor]:
+    kept: list[torch.Tensor] = []
+    with model.hooked({site: lambda _site, value: kept.append(value.clone())}):
+        final = model.body(batch.ids, batch.positions, batch.mask)
+    return final, kept[0]
+
+
+def _editing(edit: Add, at: torch.Tensor) -> Hook:
+    return lambda _site, value: edit.apply(value, at)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -107,11 +115,15 @@ class _Batch:
                 before.append(place[first - 1 : -1] + number * size)
                 targets.append(tokens[index].ids[first:])
         return cls(
-            ids=ids, positions=positions, mask=model.mask(branch, prefix), texts=texts,
+            ids=ids,
+            positions=positions,
+            mask=model.mask(branch, prefix),
+            texts=texts,
             edited=torch.as_tensor(edited.reshape(ids.shape), device=model.device),
-            before=torch.as_tensor(np.concatenate(before), device=model.device), targets=np.concatenate(targets),
+            before=torch.as_tensor(np.concatenate(before), device=model.device),
+            targets=np.concatenate(targets),
             counts=np.asarray([len(t) for t in targets]),
-        )  # fmt: skip
+        )
 
     def mean_logprobs(self, model: OpenModel, final: torch.Tensor) -> np.ndarray:
         values = model.log_probs(final.reshape(-1, final.shape[-1])[self.before], self.targets)

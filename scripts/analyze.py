@@ -3,6 +3,7 @@
 from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.table import Table
 
 from activations.lineage import Checkpoint
@@ -39,56 +40,64 @@ def analyze(run: Run) -> None:
             receipts.append(_receipt_row(run, checkpoint, store))
     write_table(run.tables, "behaviour", pd.DataFrame(behaviour))
     write_table(run.tables, "receipts", pd.DataFrame(receipts))
-    if lineage.edges:
-        run.console.print(summary(run))
+    for table in summary(run):
+        run.console.print(table)
 
 
-def summary(run: Run) -> Table:
-    """One line per training step and domain, read from edges.csv."""
+def summary(run: Run) -> list[Table]:
+    """One table per training step, a line per domain, read from edges.csv."""
     low, high = run.study.settings.layer_band
-    table = Table(title=f"{run.study.name}: what each step did, band {low:.0%}–{high:.0%} of depth (95 % intervals)")
-    for name in ("step", "domain", "retention (τ)", "frozen", "cosine", "Δ margin (SD)"):
-        table.add_column(name, justify="left" if name in ("step", "domain") else "right")
     edges = read_table(run.tables, "edges")
-    for (parent, child, domain), part in edges.groupby(["parent", "child", "domain"], sort=False):
-        by = part.set_index("quantity")
-        cells = [
-            f"{_said(by.loc[q])}" if q in by.index else "–" for q in ("R_tau", "F", "cosine", "B")
-        ]
-        table.add_row(f"{parent} → {child}", str(domain), *cells, end_section=domain == "pooled")
-    return table
+    tables = []
+    for (parent, child), step in edges.groupby(["parent", "child"], sort=False):
+        perplexity = step[step.quantity == "perplexity"].value.iloc[0]
+        title = f"{parent} → {child}: layers at {low:.0%}–{high:.0%} of depth, neutral perplexity ×{perplexity:.2f}"
+        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("domain")
+        for name in ("retention (τ)", "frozen", "cosine", "Δ margin (SD)"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for domain, part in step.groupby("domain", sort=False):
+            cells = [_said(part[part.quantity == quantity]) for quantity in ("R_tau", "F", "cosine", "B")]
+            table.add_row(str(domain), *cells)
+        tables.append(table)
+    return tables
 
 
-def _said(row: pd.Series) -> str:
-    if pd.isna(row.value):
+def _said(rows: pd.DataFrame) -> str:
+    value, low, high = rows[["value", "low", "high"]].iloc[0]
+    if pd.isna(value):
         return "not estimable"
-    return f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]".replace("-", "−")
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
 
 
 def _edge_rows(
-    drift: pd.DataFrame, before: ActivationStore, after: ActivationStore,
+    drift: pd.DataFrame,
+    before: ActivationStore,
+    after: ActivationStore,
     behaviour: dict[str, tuple[Estimate, Estimate]],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     band = drift[drift.layer == BAND].set_index(["domain", "gauge"])
     ratio = neutral_perplexity(after) / neutral_perplexity(before)
     for domain, (in_sd, in_nats) in behaviour.items():
         for quantity, gauge, name in (
-            ("R_tau", "tau", "retention"), ("R_sd", "sd", "retention"), ("F", "tau", "frozen"),
+            ("R_tau", "tau", "retention"),
+            ("R_sd", "sd", "retention"),
+            ("F", "tau", "frozen"),
             ("cosine", "tau", "cosine"),
-        ):  # fmt: skip
-            at = band.loc[(domain, gauge)]
-            rows.append(
-                {
-                    "domain": domain, "quantity": quantity, "value": at[name], "low": at[f"{name}_low"],
-                    "high": at[f"{name}_high"],
-                }  # fmt: skip
-            )
+        ):
+            value, low, high = band.loc[(domain, gauge), [name, f"{name}_low", f"{name}_high"]]
+            rows.append({"domain": domain, "quantity": quantity, "value": value, "low": low, "high": high})
         for quantity, estimate in (("B", in_sd), ("B_nats", in_nats)):
             rows.append(
-                {"domain": domain, "quantity": quantity, "value": estimate.value, "low": estimate.low,
-                 "high": estimate.high}
-            )  # fmt: skip
+                {
+                    "domain": domain,
+                    "quantity": quantity,
+                    "value": estimate.value,
+                    "low": estimate.low,
+                    "high": estimate.high,
+                }
+            )
         none = float("nan")
         rows.append({"domain": domain, "quantity": "perplexity", "value": ratio, "low": none, "high": none})
     return rows
@@ -107,24 +116,41 @@ def _behaviour_rows(run: Run, checkpoint: Checkpoint, store: ActivationStore) ->
         found = mean_interval(raw[members])
         rows.append(
             {
-                "checkpoint": checkpoint.name, **run.about(checkpoint), "contrast": CONTRAST, "domain": domain,
-                "n_scenarios": len(members), "margin": found.value, "margin_low": found.low, "margin_high": found.high,
+                "checkpoint": checkpoint.name,
+                **run.about(checkpoint),
+                "contrast": CONTRAST,
+                "domain": domain,
+                "n_scenarios": len(members),
+                "margin": found.value,
+                "margin_low": found.low,
+                "margin_high": found.high,
                 "margin_pmi": float(null[members].mean()) if null is not None else float("nan"),
                 "neutral_perplexity": neutral_perplexity(store),
-            }  # fmt: skip
+            }
         )
     return rows
 
 
 def _receipt_row(run: Run, checkpoint: Checkpoint, store: ActivationStore) -> dict[str, Any]:
     receipt = store.header["receipt"]
-    names = ("weight_hash", "revision", "dtype", "n_layers", "d_model", "row_budget", "hook_deviation", "packing_deviation")
+    names = (
+        "weight_hash",
+        "revision",
+        "dtype",
+        "n_layers",
+        "d_model",
+        "row_budget",
+        "hook_deviation",
+        "packing_deviation",
+    )
     changes = receipt["adapters"]
     return {
-        "checkpoint": checkpoint.name, **run.about(checkpoint), "identity": store.identity,
+        "checkpoint": checkpoint.name,
+        **run.about(checkpoint),
+        "identity": store.identity,
         "logit_change": changes[-1]["largest_logit_change"] if changes else float("nan"),
         **{n: receipt[n] for n in names},
-    }  # fmt: skip
+    }
 
 
 def _columns(name: str) -> list[str]:

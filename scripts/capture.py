@@ -14,36 +14,49 @@ def capture(run: Run) -> None:
     run.check_tokens()
     run.write_lock()
     neutral = [t.ids for x, t in zip(run.texts, run.tokens, strict=True) if x.kind == "neutral"]
-    shape: dict[str, int] = {}
     total = sum(len(t.ids) for t in run.tokens)
     for checkpoint in run.study.lineage.checkpoints:
         name = checkpoint.name
 
         def opened(name: str = name) -> OpenModel:
             model = open_checkpoint(run.study, name, device=run.device, neutral_ids=neutral)
-            found = {"n_layers": len(model.sites) - 1, "d_model": model.d_model}
-            if shape and found != shape:
-                raise InputError(
-                    f"has {_said(found)}, but the lineage's root has {_said(shape)}",
-                    where=f"{run.study.where}, checkpoint {name!r}", mend="a lineage holds one architecture",
-                )  # fmt: skip
-            longest = max(range(len(run.tokens)), key=lambda i: len(run.tokens[i].ids))
-            if len(run.tokens[longest].ids) > model.context:
-                raise InputError(
-                    f"text {run.texts[longest].text_id!r} has {len(run.tokens[longest].ids)} tokens, more than the "
-                    f"context of {model.context}",
-                    where=f"{run.study.where}, checkpoint {name!r}", mend="shorten it; texts are never cut",
-                )  # fmt: skip
+            _check_shape(run, model)
             return model
 
         with run.progress(f"capture {name}", total) as advance:
             capture_checkpoint(
-                opened, path=run.activations(name), determinants=run.determinants(checkpoint), texts=run.texts,
-                tokens=run.tokens, plan=run.plan(checkpoint), advance=advance,
-            )  # fmt: skip
-        with ActivationStore(run.activations(name)) as store:
-            receipt = store.header["receipt"]
-            shape = shape or {"n_layers": receipt["n_layers"], "d_model": receipt["d_model"]}
+                opened,
+                path=run.activations(name),
+                determinants=run.determinants(checkpoint),
+                texts=run.texts,
+                tokens=run.tokens,
+                plan=run.plan(checkpoint),
+                advance=advance,
+            )
+
+
+def _check_shape(run: Run, model: OpenModel) -> None:
+    """Refuse a checkpoint of another shape than the root's, and texts longer than its context."""
+    where = f"{run.study.where}, checkpoint {model.name!r}"
+    root = run.activations(run.study.lineage.root.name)
+    found = {"n_layers": len(model.sites) - 1, "d_model": model.d_model}
+    if model.name != run.study.lineage.root.name:
+        with ActivationStore(root) as store:
+            expected = {name: store.header["receipt"][name] for name in found}
+        if found != expected:
+            raise InputError(
+                f"has {_said(found)}, but the lineage's root has {_said(expected)}",
+                where=where,
+                mend="a lineage holds one architecture",
+            )
+    longest = max(range(len(run.tokens)), key=lambda i: len(run.tokens[i].ids))
+    if len(run.tokens[longest].ids) > model.context:
+        raise InputError(
+            f"text {run.texts[longest].text_id!r} has {len(run.tokens[longest].ids)} tokens, more than the "
+            f"context of {model.context}",
+            where=where,
+            mend="shorten it; texts are never cut",
+        )
 
 
 def _said(shape: dict[str, int]) -> str:

@@ -16,10 +16,13 @@ from activations.errors import InputError
 from activations.study import Study, read_study
 
 app = typer.Typer(
-    name="compassion", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="compassion",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Did a training step weaken, rotate or preserve a model's compassion direction? "
     "Give a study file (`run`) or two checkpoints (`compare`).",
-)  # fmt: skip
+)
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study.toml, or the folder that holds it.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder. Default: runs/<study name>.", show_default=False)]
@@ -34,14 +37,22 @@ def main(*prepend: str) -> NoReturn:
     """Entry point: `compassion …`, or one verb of it (`python -m scripts.capture …`)."""
     _settle_libraries()
     try:
-        app([*prepend, *sys.argv[1:]], standalone_mode=True)
+        code = app([*prepend, *sys.argv[1:]], standalone_mode=False)
     except InputError as error:
         Console(stderr=True).print(f"error: {error}", style="", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
-    sys.exit(0)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        show = getattr(error, "show", None)  # a usage error of the command line itself
+        if show is None:
+            raise
+        show()
+        sys.exit(getattr(error, "exit_code", 2))
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _settle_libraries() -> None:
@@ -69,7 +80,10 @@ def _stage(verb: Callable[[Any], None], study: Study, out: Path | None, quiet: b
         raise InputError(f"cannot be used: {reason}", where=f"--device {device}", mend="try --device cpu") from error
     folder = out if out is not None else Path("runs") / study.name
     with sole_writer(folder):
-        verb(Run(study=study, folder=folder, device=chosen, console=Console(quiet=quiet)))
+        console = Console(quiet=quiet)
+        if not console.is_terminal:
+            console = Console(quiet=quiet, width=110)  # a log has no width of its own; tables must not be folded
+        verb(Run(study=study, folder=folder, device=chosen, console=console))
 
 
 @app.command()

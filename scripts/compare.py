@@ -40,9 +40,10 @@ def _source(given: str, which: str) -> dict[str, str]:
     identifier, _, revision = given.partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", identifier) or given.startswith((".", "/", "~")):
         raise InputError(
-            "is no folder, no `embedded:NAME` and no hub id", where=f"{which} {given}",
+            "is no folder, no `embedded:NAME` and no hub id",
+            where=f"{which} {given}",
             mend="give a folder with config.json, an adapter folder, embedded:smollm2-135m-instruct, or org/name",
-        )  # fmt: skip
+        )
     return {"hub": identifier} | ({"revision": revision} if revision else {})
 
 

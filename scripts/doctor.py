@@ -27,19 +27,23 @@ def doctor(console: Console) -> None:
             "study": {"name": "doctor"},
             "checkpoint": [{"name": "embedded", "stage": "base", "source": {"embedded": "smollm2-135m-instruct"}}],
         },
-        where="doctor", folder=Path.cwd(),
-    )  # fmt: skip
+        where="doctor",
+        folder=Path.cwd(),
+    )
     started = time.monotonic()
     model = open_checkpoint(study, "embedded", device=device, neutral_ids=[])
     receipt = model.receipt
     console.print(
         f"{'embedded model':18} loads in {time.monotonic() - started:.1f} s: {receipt['n_layers']} blocks, d_model "
-        f"{receipt['d_model']}", highlight=False,
-    )  # fmt: skip
+        f"{receipt['d_model']}",
+        highlight=False,
+    )
     console.print(
         f"{'hooks':18} deviate by {receipt['hook_deviation']:.1e} from plain forward hooks, packed rows by "
-        f"{receipt['packing_deviation']:.1e}", highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        f"{receipt['packing_deviation']:.1e}",
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print("all is well", highlight=False)
 
 

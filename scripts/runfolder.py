@@ -26,7 +26,17 @@ from activations.store import ActivationStore
 from activations.study import Study
 from probes.sides import Layout, layout
 
-PACKAGES = ("transformer-lens", "torch", "transformers", "einops", "scikit-learn", "h5py", "matplotlib", "peft", "numpy")
+PACKAGES = (
+    "transformer-lens",
+    "torch",
+    "transformers",
+    "einops",
+    "scikit-learn",
+    "h5py",
+    "matplotlib",
+    "peft",
+    "numpy",
+)
 CONTRAST = "compassion"
 
 
@@ -96,16 +106,17 @@ class Run:
                     f"its tokenizer splits text {odd} otherwise than that of {self.study.lineage.root.name!r}",
                     where=f"{self.study.where}, checkpoint {checkpoint.name!r}, source",
                     mend="compare checkpoints of one tokenizer; numbers over different tokens do not compare",
-                )  # fmt: skip
+                )
 
     def determinants(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Everything besides the token ids that determines a checkpoint's activations."""
         settings = self.study.settings
         return {
-            "weights": models.weights_identity(self.study, checkpoint.name), "dtype": settings.dtype,
+            "weights": models.weights_identity(self.study, checkpoint.name),
+            "dtype": settings.dtype,
             "texts": content_hash([[t.kind, t.text_id, t.text, t.read_from] for t in self.texts]),
             "rows": content_hash([[t.domain, t.contrast, t.design, t.side, t.wording] for t in self.texts]),
-        }  # fmt: skip
+        }
 
     def plan(self, checkpoint: Checkpoint) -> RowPlan:
         """The study's row plan; an identity control gets another one, so that it is a second measurement."""
@@ -118,16 +129,19 @@ class Run:
     def write_lock(self) -> None:
         """study.lock.json: the resolved study, its hashes, the row plan, versions. The row plan is kept once made."""
         plan = self._lock().get("row_plan") or {
-            "row_budget": row_plan(self.device).row_budget, "rows_per_batch": row_plan(self.device).rows_per_batch,
-        }  # fmt: skip
+            "row_budget": row_plan(self.device).row_budget,
+            "rows_per_batch": row_plan(self.device).rows_per_batch,
+        }
         lock = {
             "study": self.study.settings.model_dump(mode="json", by_alias=True),
             "checkpoints": {
                 c.name: {"parent": c.parent, "stage": c.stage, "weights": models.weights_identity(self.study, c.name)}
                 for c in self.study.lineage.checkpoints
             },
-            "pairs_hash": self.pairs.hash, "row_plan": plan, "versions": versions(),
-        }  # fmt: skip
+            "pairs_hash": self.pairs.hash,
+            "row_plan": plan,
+            "versions": versions(),
+        }
         write_json(self.folder / "study.lock.json", lock)
 
     def open_store(self, name: str) -> ActivationStore:
@@ -150,9 +164,13 @@ class Run:
     def progress(self, what: str, total: float) -> Iterator[Callable[[float], None]]:
         """A bar with time left, and a line when done; silent where the console is."""
         columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         started = time.monotonic()
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(what, total=total)

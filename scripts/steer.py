@@ -34,15 +34,19 @@ def steer(run: Run) -> None:
             band = band_layers(len(store.sites) - 1, settings.layer_band)
         layer = band[len(band) // 2]
         direction = load_direction(
-            run.directions(name), CONTRAST, POOLED if len(set(plan.domains)) > 1 else plan.domains[0],
-            "mass-mean/held-out", site_names(layer + 1)[-1],
-        )  # fmt: skip
+            run.directions(name),
+            CONTRAST,
+            POOLED if len(set(plan.domains)) > 1 else plan.domains[0],
+            "mass-mean/held-out",
+            site_names(layer + 1)[-1],
+        )
         scored = held_out(plan, settings.steer_scenarios, settings.seed)
         wanted = {plan.scenarios[i] for i in scored}
         members = [
-            i for i, t in enumerate(run.texts)
+            i
+            for i, t in enumerate(run.texts)
             if t.kind == "response" and t.scenario_id in wanted and t.contrast == CONTRAST and t.design == "contrast"
-        ]  # fmt: skip
+        ]
         key = content_hash([identity, direction.hash, alphas, [run.texts[i].text_id for i in members]])
         margins = _read(run.steering(name), key)
         if margins is None:
@@ -69,10 +73,15 @@ def _rows(plan: Layout, scored: np.ndarray, doses: list[float], margins: np.ndar
             found = mean_interval(line[chosen])
             rows.append(
                 {
-                    "domain": domain, "alpha": dose, "n_scenarios": int(chosen.sum()), "margin": found.value,
-                    "margin_low": found.low, "margin_high": found.high, "slope": float(slopes[chosen].mean()),
+                    "domain": domain,
+                    "alpha": dose,
+                    "n_scenarios": int(chosen.sum()),
+                    "margin": found.value,
+                    "margin_low": found.low,
+                    "margin_high": found.high,
+                    "slope": float(slopes[chosen].mean()),
                     "anti_steerable": float((slopes[chosen] < 0).mean()),
-                }  # fmt: skip
+                }
             )
     return rows
 

@@ -35,14 +35,26 @@ def train_probes(run: Run) -> None:
             mass_mean = row.method == "mass-mean"
             rows.append(
                 {
-                    "checkpoint": checkpoint.name, **run.about(checkpoint), "contrast": CONTRAST, "domain": row.domain,
-                    "layer": site_layer(row.site), "position": POSITION, "method": row.method,
-                    "n_scenarios": row.n_scenarios, "size_raw": row.size_raw, "size_tau": row.size_raw / row.tau,
+                    "checkpoint": checkpoint.name,
+                    **run.about(checkpoint),
+                    "contrast": CONTRAST,
+                    "domain": row.domain,
+                    "layer": site_layer(row.site),
+                    "position": POSITION,
+                    "method": row.method,
+                    "n_scenarios": row.n_scenarios,
+                    "size_raw": row.size_raw,
+                    "size_tau": row.size_raw / row.tau,
                     "size_sd": row.size_raw / at.sigma if mass_mean and at.sigma > 0 else float("nan"),
-                    "dprime": at.dprime, "auroc": at.auroc, "auroc_low": at.auroc_low, "auroc_high": at.auroc_high,
-                    "win_rate": at.win_rate, "selectivity": row.selectivity, "best_baseline": row.best_baseline,
+                    "dprime": at.dprime,
+                    "auroc": at.auroc,
+                    "auroc_low": at.auroc_low,
+                    "auroc_high": at.auroc_high,
+                    "win_rate": at.win_rate,
+                    "selectivity": row.selectivity,
+                    "best_baseline": row.best_baseline,
                     "best_baseline_auroc": row.best_baseline_auroc,
-                }  # fmt: skip
+                }
             )
     write_table(run.tables, "layers", pd.DataFrame(rows))
 
