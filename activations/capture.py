@@ -79,7 +79,11 @@ def first_difference(texts: Sequence[Text], ours: Sequence[TokenText], theirs: S
 
 
 def blocks(texts: Sequence[Text]) -> list[list[int]]:
-    """Text indices in blocks: whole groups, in study order, of one or more kinds that ride together."""
+    """Text indices in blocks: whole groups in order of first appearance, of kinds that ride together.
+
+    Chained, they are the order in which a store holds its texts (a group's texts stand together there, wherever they
+    stood in the pair file).
+    """
     found: list[list[int]] = []
     for kinds in (("response", "prompt"), ("null_prompt",), ("neutral",)):
         groups: dict[str, list[int]] = {}
@@ -140,7 +144,7 @@ def capture(
         "determinants": determinants,
         "receipt": {**model.receipt, "row_budget": plan.row_budget, "rows_per_batch": plan.rows_per_batch},
     }
-    write_store(path, header, model.sites, texts, parts)
+    write_store(path, header, model.sites, [texts[i] for members in todo for i in members], parts)
     shutil.rmtree(folder, ignore_errors=True)
     return True
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
-IntArray = Int[np.ndarray, "n"]
+IntArray = Int[np.ndarray, "_"]
+Rows = Int[np.ndarray, "row token"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -100,11 +101,11 @@ def allowed(branch: Int[np.ndarray, "row token"], prefix: Int[np.ndarray, "row t
     return seen | np.eye(size, dtype=bool)
 
 
-def batch_rows(rows: Sequence[PackedRow]) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+def batch_rows(rows: Sequence[PackedRow]) -> tuple[Rows, Rows, Rows, Rows]:
     """(ids, position_ids, branch, prefix), each [row, token], right-padded to the longest row."""
     size = max(len(r) for r in rows)
 
-    def padded(values: list[IntArray], fill: int) -> IntArray:
+    def padded(values: list[IntArray], fill: int) -> Rows:
         out = np.full((len(rows), size), fill, dtype=np.int64)
         for line, value in zip(out, values, strict=True):
             line[: len(value)] = value

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -117,7 +117,7 @@ def load_pairs(reference: str | Path) -> PairSet:
     seen: dict[str, str] = {}
     home: dict[str, str] = {}
     pairs = []
-    for where, pair in _rows(reference, "pairs", ContrastPair):
+    for where, pair in read_rows(reference, "pairs", ContrastPair):
         if pair.pair_id in seen:
             raise InputError(
                 f"pair_id {pair.pair_id!r} is already used at {seen[pair.pair_id]}", where=where, mend="rename one"
@@ -143,7 +143,7 @@ def load_neutral(reference: str | Path, limit: int | None = None) -> tuple[Neutr
     """
     seen: set[str] = set()
     texts = []
-    for where, text in _rows(reference, "neutral", NeutralText):
+    for where, text in read_rows(reference, "neutral", NeutralText):
         if text.text_id in seen:
             raise InputError(f"text_id {text.text_id!r} is used twice", where=where, mend="rename one")
         seen.add(text.text_id)
@@ -158,6 +158,7 @@ def load_neutral(reference: str | Path, limit: int | None = None) -> tuple[Neutr
     return tuple(texts)
 
 
+@runtime_checkable
 class Template(Protocol):
     """Renders a conversation up to where the answer starts."""
 
@@ -284,7 +285,12 @@ def study_texts(study: Study, template: Template) -> tuple[PairSet, tuple[Text, 
 Row = TypeVar("Row", bound=BaseModel)
 
 
-def _rows(reference: str | Path, what: str, model: type[Row]) -> Iterator[tuple[str, Row]]:
+def read_rows(reference: str | Path, what: str, model: type[Row]) -> Iterator[tuple[str, Row]]:
+    """(file and line, checked row) of every line of a JSON Lines file, a folder of them, or `builtin:<name>`.
+
+    Raises:
+        InputError: no such file, or a line that is no valid row; the message names file, line and key.
+    """
     for name, text in _files(reference, what):
         for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip():

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from activations.artifact import content_hash, file_hash
 from activations.embedded import embedded_model
@@ -119,7 +120,7 @@ def load_weights(resolved: ResolvedSource, dtype: torch.dtype, where: str) -> An
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise InputError(f"its weights cannot be loaded: {reason}", where=where, mend="check the files") from error
     return model.eval()
@@ -143,7 +144,7 @@ def merge_adapter(model: Any, adapter: Adapter, probe_ids: torch.Tensor, where: 
     before = _logits(model, probe_ids)
     try:
         wrapped = peft.PeftModel.from_pretrained(model, str(adapter.path), use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise InputError(
             f"cannot be applied to its parent: {reason}",

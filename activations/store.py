@@ -45,7 +45,7 @@ class Measured:
 
     residual: Float[np.ndarray, "text position site d_model"]
     logprob: Float[np.ndarray, "token"]
-    token_norm: Float[np.ndarray, "token site"]
+    token_norm: Float[np.ndarray, "neutral_token site"]
     n_tokens: Int[np.ndarray, "text"]
 
 
@@ -77,8 +77,8 @@ def write_store(
 
     Args:
         header: identity, receipt and settings, kept as JSON.
-        texts: every text of the study, in study order.
-        parts: the part files in block order; together they hold every text, in study order within each kind.
+        texts: every text of the study, in the order in which the parts hold them.
+        parts: the part files in block order.
 
     Raises:
         InputError: a part file is missing or damaged.

@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -52,7 +52,7 @@ class StudySettings(_Strict):
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _band_is_ordered(self) -> Self:
+    def _band_is_ordered(self) -> "StudySettings":
         low, high = self.layer_band
         if not 0 <= low < high <= 1:
             raise ValueError("layer_band needs 0 <= low < high <= 1, shares of depth")
@@ -69,7 +69,7 @@ class _SourceTable(_Strict):
     path: str | None = None
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _one_place(self) -> "_SourceTable":
         if sum(x is not None for x in (self.embedded, self.hub, self.path)) != 1:
             raise ValueError("source needs exactly one of embedded, hub, path")
         return self
@@ -81,7 +81,7 @@ class _EditTable(_Strict):
     direction: str | None = None
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
+    def _one_kind(self) -> "_EditTable":
         if (self.identity is None) == (self.attenuate is None):
             raise ValueError("edit needs exactly one of identity = true, attenuate = <share>")
         if (self.attenuate is None) != (self.direction is None):

@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import stats
 
+from activations.errors import InputError
 from activations.store import ActivationStore
 from probes.evaluate import mass_mean_scores
 from probes.fit import POSITION, neutral_tau
@@ -71,7 +72,14 @@ def edge_drift(
         folds: the fold of every scenario.
         band: the declared layers.
         advance: told 1 after every site.
+
+    Raises:
+        InputError: the two stores do not hold the same texts.
     """
+    if parent.sites != child.sites or list(parent.rows("response").text_id) != list(child.rows("response").text_id):
+        raise InputError(
+            f"holds other texts or sites than {parent.path.name}", where=str(child.path), mend="run capture again"
+        )
     products: dict[tuple[str, str], dict[int, SiteProducts]] = {}
     for number, site in enumerate(parent.sites):
         a, b = read_sides(parent, plan, POSITION, site), read_sides(child, plan, POSITION, site)

@@ -1,6 +1,6 @@
 """Directions as scikit-learn estimators: fit(X, y) with y in {0, 1}, decision_function(X) > 0 reads positive."""
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -65,7 +65,7 @@ class MassMean(_BinaryProbe):
         array([2.])
     """
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any) -> "MassMean":
         """Fit on X [sample, feature] and two-class labels y [sample]; returns self.
 
         Raises:
@@ -106,10 +106,10 @@ class LogisticProbe(_BinaryProbe):
         True
     """
 
-    def __init__(self, C: float = 0.01) -> None:
+    def __init__(self, C: Any = 0.01) -> None:
         self.C = C
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any) -> "LogisticProbe":
         """Fit on X [sample, feature] and two-class labels y [sample]; returns self.
 
         Raises:

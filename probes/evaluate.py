@@ -45,7 +45,8 @@ def auroc_interval(area: float, n: int, level: float = 0.95) -> tuple[float, flo
     def lower(value: float) -> float:
         if value <= 0:
             return 0.0
-        return float(optimize.brentq(lambda t: value - t - spread(t), 0.0, value))
+        # At 1 itself the variance is 0, so that 1 solves the equation too; the limit is the root below it.
+        return float(optimize.brentq(lambda t: value - t - spread(t), 0.0, min(value, 1 - 1e-9)))
 
     return lower(area), 1 - lower(1 - area)
 

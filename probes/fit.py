@@ -47,7 +47,7 @@ def neutral_tau(store: ActivationStore, site: str) -> float:
     return float(np.median(store.token_norm(site)))
 
 
-def held_out(plan: Layout, per_domain: int, seed: int) -> Int[np.ndarray, "scenario"]:
+def held_out(plan: Layout, per_domain: int, seed: int) -> Int[np.ndarray, "kept_out"]:
     """Scenarios kept out of every steering direction: `per_domain` of each domain, at most half of it.
 
     Drawn by the seed alone, the same for every checkpoint.
@@ -65,7 +65,7 @@ def fit_checkpoint(
     plan: Layout,
     folds: Int[np.ndarray, "scenario"],
     baselines: dict[str, dict[str, Scores]],
-    kept_out: Int[np.ndarray, "scenario"],
+    kept_out: Int[np.ndarray, "kept_out"],
     *,
     contrast: str,
     seed: int,

@@ -61,7 +61,7 @@ class Sides:
 
 
 def layout(rows: pd.DataFrame, contrast: str, where: str) -> Layout:
-    """Scenarios of a contrast from a store's response rows, in store order.
+    """Scenarios of a contrast from a store's rows of one kind, in store order.
 
     Raises:
         InputError: no such contrast, or a scenario without one of its sides.
@@ -105,6 +105,14 @@ def margins(store: ActivationStore, plan: Layout) -> Float[np.ndarray, "scenario
     """B per scenario: mean log p(positive) − mean log p(negative), nats per token (METHOD §4)."""
     logprob = store.mean_logprob("response")
     return plan.positive @ logprob - plan.negative @ logprob
+
+
+def null_margins(store: ActivationStore, plan: Layout, contrast: str) -> Float[np.ndarray, "scenario"]:
+    """The same margin of the same answers under an empty prompt, in the order of `plan`."""
+    null = layout(store.rows("null_prompt"), contrast, str(store.path))  # its rows have an order of their own
+    logprob = store.mean_logprob("null_prompt")
+    by_scenario = dict(zip(null.scenarios, null.positive @ logprob - null.negative @ logprob, strict=True))
+    return np.asarray([by_scenario[s] for s in plan.scenarios])
 
 
 def scenario_folds(plan: Layout, n_folds: int, seed: int) -> Int[np.ndarray, "scenario"]:

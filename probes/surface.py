@@ -11,7 +11,7 @@ from probes.estimators import MassMean
 from probes.evaluate import cross_scores
 from probes.sides import Layout
 
-Scores = tuple[Float[np.ndarray, "scenario"], Float[np.ndarray, "scenario"]]
+Scores = tuple[Float[np.ndarray, "_"], Float[np.ndarray, "_"]]
 
 
 def side_texts(pairs: PairSet, plan: Layout, contrast: str) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from analysis.drift import BAND, band_layers, edge_drift, margin_change, neutral
 from analysis.tables import read_table, write_table
 from probes.fit import N_FOLDS
 from probes.inference import Estimate, mean_interval
-from probes.sides import margins, scenario_folds
+from probes.sides import margins, null_margins, scenario_folds
 from scripts.runfolder import CONTRAST, Run
 
 
@@ -108,8 +108,7 @@ def _behaviour_rows(run: Run, checkpoint: Checkpoint, store: ActivationStore) ->
     raw = margins(store, plan)
     null = None
     if "null_prompt" in store.kinds:
-        logprob = store.mean_logprob("null_prompt")
-        null = raw - (plan.positive @ logprob - plan.negative @ logprob)
+        null = raw - null_margins(store, plan, CONTRAST)
     rows = []
     for domain in plan.slices():
         members = plan.members(domain)

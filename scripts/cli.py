@@ -163,6 +163,20 @@ def compare(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
+    checkpoint: Annotated[str, typer.Option(help="Default: the lineage's root.", show_default=False)] = "",
+    layer: Annotated[int | None, typer.Option(help="Default: the middle of the band.", show_default=False)] = None,
+    domain: Annotated[str, typer.Option(help="Default: pooled over domains.", show_default=False)] = "",
+) -> None:
+    """Write one direction of a run as a safetensors file."""
+    from scripts.export import export as verb
+
+    verb(run, checkpoint, layer, domain, out, Console())
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed, which device is used, and whether the embedded model loads."""
     from scripts.doctor import doctor as verb

@@ -1,0 +1,304 @@
+"""The whole job on a tiny random model: stages, files, resuming, refusing, escaping."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import pair, save_llama, save_tokenizer, write_lines
+from safetensors.numpy import save_file
+
+from activations.store import ActivationStore
+from analysis.tables import TABLES, read_table
+from scripts import cli
+
+STUDY = """
+[study]
+name = "tiny"
+pairs = "pairs.jsonl"
+neutral = "neutral.jsonl"
+steer_scenarios = 2
+alphas = [-0.2, 0.2]
+
+[[checkpoint]]
+name = "base"
+stage = "base"
+source = {{ path = "{tiny}" }}
+
+[[checkpoint]]
+name = "tuned"
+stage = "sft"
+parent = "base"
+adapter = "{adapter}"
+data_domain = "boats"
+seed = 3
+
+[[checkpoint]]
+name = "same"
+stage = "control"
+parent = "base"
+edit = {{ identity = true }}
+
+[[checkpoint]]
+name = "less"
+stage = "control"
+parent = "base"
+edit = {{ attenuate = 0.5, direction = "u.safetensors" }}
+"""
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["compassion", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def home(texts_folder: Path, tiny: Path, adapter: Path) -> Path:
+    (texts_folder / "study.toml").write_text(STUDY.format(tiny=tiny, adapter=adapter), encoding="utf-8")
+    save_file({"vector": np.random.default_rng(0).normal(size=32)}, texts_folder / "u.safetensors")
+    return texts_folder
+
+
+def tables(run: Path) -> dict[str, str]:
+    return {p.name: p.read_text() for p in sorted((run / "tables").glob("*.csv"))}
+
+
+def test_the_whole_job_writes_every_file_of_the_contract(home, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    assert command(monkeypatch, "run", str(home), "--out", str(run)) == 0
+    said = capsys.readouterr().out
+    assert "base → tuned" in said
+    assert str(run / "report.html") in said
+    for name in ("base", "tuned", "same", "less"):
+        assert (run / "activations" / f"{name}.h5").is_file()
+        assert (run / "directions" / f"{name}.safetensors").is_file()
+    assert set(tables(run)) == {f"{name}.csv" for name in TABLES}
+    lock = json.loads((run / "study.lock.json").read_text())
+    assert lock["study"]["alphas"] == [-0.2, 0.2]
+    assert lock["versions"]["torch"]
+
+    drift = read_table(run / "tables", "drift")
+    same = drift[drift.child == "same"]
+    assert (same.retention - 1).abs().max() < 1e-4
+    assert (same.cosine.dropna() - 1).abs().max() < 1e-4
+    assert (same.p == 1).all()
+    assert (drift[drift.child == "tuned"].retention - 1).abs().max() > 1e-3  # positive control
+    assert set(drift.domain) == {"harbour", "orchard", "pooled"}
+
+    layers = read_table(run / "tables", "layers")
+    assert len(layers) == 4 * 3 * 5 * 2  # checkpoints, slices, sites, methods
+    assert set(read_table(run / "tables", "steering").checkpoint) == {"base", "tuned"}
+    receipts = read_table(run / "tables", "receipts").set_index("checkpoint")
+    assert receipts.loc["same", "weight_hash"] == receipts.loc["base", "weight_hash"]
+    assert receipts.loc["less", "weight_hash"] != receipts.loc["base", "weight_hash"]
+    assert receipts.loc["same", "row_budget"] != receipts.loc["base", "row_budget"]
+    tuned = read_table(run / "tables", "behaviour").set_index(["checkpoint", "domain"]).loc[("tuned", "pooled")]
+    assert (tuned.data_domain, tuned.seed) == ("boats", 3)
+    assert np.isfinite(tuned.margin_pmi)
+
+
+def test_frozen_size_and_alignment_multiply_in_raw_units(home, tmp_path, monkeypatch):
+    """log F = log size + log alignment, row by row of the table (METHOD §3)."""
+    run = tmp_path / "run"
+    assert command(monkeypatch, "run", str(home), "--out", str(run), "-q") == 0
+    drift = read_table(run / "tables", "drift")
+    rows = drift[(drift.gauge == "raw") & (drift.layer != "band")].dropna(subset=["frozen", "retention", "cosine"])
+    assert len(rows) > 10
+    np.testing.assert_allclose(rows.frozen, rows.retention * rows.cosine, rtol=1e-6)
+
+
+def test_an_interrupted_run_ends_with_the_same_tables_without_redoing_checkpoints(home, tmp_path, monkeypatch):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert command(monkeypatch, "run", str(home), "--out", str(whole), "-q") == 0
+    import scripts.capture as stage
+
+    real, opened = stage.open_checkpoint, []
+
+    def counting(study, name, **rest):
+        opened.append(name)
+        if opened.count("same") == 1 and name == "same":
+            raise KeyboardInterrupt
+        return real(study, name, **rest)
+
+    monkeypatch.setattr(stage, "open_checkpoint", counting)
+    assert command(monkeypatch, "run", str(home), "--out", str(cut), "-q") == 130
+    assert opened == ["base", "tuned", "same"]
+    assert command(monkeypatch, "run", str(home), "--out", str(cut), "-q") == 0
+    assert opened == ["base", "tuned", "same", "same", "less"]
+    assert tables(cut) == tables(whole)
+    for name in ("base", "tuned", "same", "less"):
+        a, b = ((run / "activations" / f"{name}.h5").read_bytes() for run in (whole, cut))
+        assert a == b
+
+
+@pytest.mark.parametrize("stage", ["train_probes", "steer", "analyze", "report"])
+def test_a_run_interrupted_in_any_later_stage_resumes(home, tmp_path, monkeypatch, stage):
+    import scripts.run as job
+
+    real, run = getattr(job, stage), tmp_path / "run"
+
+    def interrupted(_run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, stage, interrupted)
+    assert command(monkeypatch, "run", str(home), "--out", str(run), "-q") == 130
+    monkeypatch.setattr(job, stage, real)
+    assert command(monkeypatch, "run", str(home), "--out", str(run), "-q") == 0
+    assert (run / "report.html").is_file()
+
+
+def test_changed_pairs_are_captured_anew(home, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert command(monkeypatch, "capture", str(home), "--out", str(run), "-q") == 0
+    with ActivationStore(run / "activations" / "base.h5") as store:
+        before = store.identity
+    path = home / "pairs.jsonl"
+    path.write_text(path.read_text().replace("Gently now", "Softly now"))
+    assert command(monkeypatch, "capture", str(home), "--out", str(run), "-q") == 0
+    with ActivationStore(run / "activations" / "base.h5") as store:
+        assert store.identity != before
+
+
+def test_stages_run_one_by_one_make_what_run_makes(home, tmp_path, monkeypatch):
+    whole, steps = tmp_path / "whole", tmp_path / "steps"
+    assert command(monkeypatch, "run", str(home), "--out", str(whole), "-q") == 0
+    for verb in ("capture", "train-probes", "steer", "analyze", "report"):
+        assert command(monkeypatch, verb, str(home), "--out", str(steps), "-q") == 0
+    assert tables(steps) == tables(whole)
+
+
+def test_quiet_says_nothing(home, tmp_path, monkeypatch, capfd):
+    assert command(monkeypatch, "run", str(home), "--out", str(tmp_path / "run"), "-q") == 0
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
+def refused(monkeypatch, capsys, *words: str) -> str:
+    assert command(monkeypatch, *words) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ")
+    assert "Traceback" not in said.err
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("pairs.jsonl", '{"pair_id"', '{pair_id"', "pairs.jsonl, line 1: not valid JSON"),
+        ("pairs.jsonl", "harbour-001-w0", "harbour-000-w0", "pairs.jsonl, line 2: pair_id 'harbour-000-w0' is already"),
+        ("pairs.jsonl", '"negative"', '"wrong"', "pairs.jsonl, line 1, key"),
+        ("study.toml", "alphas", "alfas", "study.toml, study.alfas: unknown key"),
+        ("study.toml", 'parent = "base"', 'parent = "bose"', "unknown checkpoint 'bose'"),
+    ],
+)
+def test_bad_input_exits_2_with_one_message(home, tmp_path, monkeypatch, capsys, file, old, new, said):
+    path = home / file
+    path.write_text(path.read_text().replace(old, new, 1))
+    assert said in refused(monkeypatch, capsys, "run", str(home), "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "activations").exists()
+
+
+def test_a_missing_adapter_is_named(home, tmp_path, monkeypatch, capsys):
+    path = home / "study.toml"
+    path.write_text(path.read_text().replace('data_domain = "boats"', "").replace("adapter-", "gone-"))
+    text = path.read_text()
+    start = text.index('adapter = "')
+    path.write_text(text[:start] + 'adapter = "gone"' + text[text.index("\n", start) :])
+    assert "checkpoint 'tuned', adapter: no adapter at" in refused(monkeypatch, capsys, "run", str(home))
+
+
+def test_an_unwritable_output_folder_is_named(home, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("in the way")
+    message = refused(monkeypatch, capsys, "run", str(home), "--out", str(tmp_path / "file" / "run"))
+    assert "cannot write here" in message
+    assert "--out" in message
+
+
+def test_a_second_process_on_one_run_folder_is_refused(home, tmp_path, monkeypatch, capsys):
+    from activations.artifact import sole_writer
+
+    with sole_writer(tmp_path / "run"):
+        message = refused(monkeypatch, capsys, "run", str(home), "--out", str(tmp_path / "run"))
+    assert "another process is writing" in message
+
+
+def test_an_unknown_device_is_refused(home, monkeypatch, capsys):
+    assert "--device warp" in refused(monkeypatch, capsys, "capture", str(home), "--device", "warp")
+
+
+def test_checkpoints_of_another_shape_or_tokenizer_are_refused(home, tmp_path, monkeypatch, capsys):
+    def swapped(folder: Path) -> None:
+        text = (home / "study.toml").read_text().split("[[checkpoint]]")
+        other = f'\nname = "other"\nstage = "sft"\nparent = "base"\nsource = {{ path = "{folder}" }}\n'
+        (home / "study.toml").write_text("[[checkpoint]]".join([text[0], text[1], other]))
+
+    wide = tmp_path / "wide"
+    save_llama(wide, hidden=64)
+    swapped(wide)
+    message = refused(monkeypatch, capsys, "run", str(home), "--out", str(tmp_path / "a"))
+    assert (
+        "checkpoint 'other': has n_layers: 4, d_model: 64, but the lineage's root has n_layers: 4, d_model: 32"
+        in message
+    )
+
+    save_llama(wide)
+    save_tokenizer(wide, extra=("th",))
+    message = refused(monkeypatch, capsys, "run", str(home), "--out", str(tmp_path / "b"))
+    assert "checkpoint 'other', source: its tokenizer splits text" in message
+
+
+def test_too_few_scenarios_for_the_folds_are_refused_by_domain(home, tmp_path, monkeypatch, capsys):
+    write_lines(home / "pairs.jsonl", [pair(n, "harbour") for n in range(4)])
+    message = refused(monkeypatch, capsys, "run", str(home), "--out", str(tmp_path / "run"))
+    assert "domain 'harbour' has 4 scenarios, fewer than the 5 folds" in message
+
+
+def test_text_from_studies_is_escaped_in_the_report(home, tmp_path, monkeypatch):
+    rows = [pair(n, d) for d in ("<script>alert(1)</script>", "a & b") for n in range(6)]
+    write_lines(home / "pairs.jsonl", rows)
+    run = tmp_path / "run"
+    assert command(monkeypatch, "run", str(home), "--out", str(run), "-q") == 0
+    page = (run / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+
+
+def test_compare_needs_no_study_file(home, tiny, adapter, tmp_path, monkeypatch, capsys):
+    pairs = str(home / "pairs.jsonl")
+    out = str(tmp_path / "run")
+    assert command(monkeypatch, "compare", str(tiny), str(adapter), "--pairs", pairs, "--out", out) == 0
+    assert "parent → child" in capsys.readouterr().out
+    edges = pd.read_csv(tmp_path / "run" / "tables" / "edges.csv")
+    assert set(edges.quantity) == {"R_tau", "R_sd", "F", "cosine", "B", "B_nats", "perplexity"}
+
+
+@pytest.mark.parametrize(
+    ("parent", "said"), [("./nowhere", "is no folder"), ("embedded:other", "no embedded model 'other'")]
+)
+def test_compare_refuses_what_it_cannot_load(monkeypatch, capsys, tmp_path, parent, said):
+    assert said in refused(monkeypatch, capsys, "compare", parent, "./child", "--out", str(tmp_path / "r"))
+
+
+def test_an_exported_direction_is_the_runs_direction(home, tmp_path, monkeypatch, capsys):
+    from probes.direction import Direction
+    from probes.fit import load_direction
+
+    run = tmp_path / "run"
+    for verb in ("capture", "train-probes"):
+        assert command(monkeypatch, verb, str(home), "--out", str(run), "-q") == 0
+    out = tmp_path / "u.safetensors"
+    assert command(monkeypatch, "export", str(run), str(out), "--checkpoint", "tuned", "--layer", "2") == 0
+    path = run / "directions" / "tuned.safetensors"
+    expected = load_direction(path, "compassion", "pooled", "mass-mean", "blocks.2.hook_resid_post")
+    assert Direction.load(out).cosine(expected) == pytest.approx(1.0)
+    assert "no layer 9" in refused(monkeypatch, capsys, "export", str(run), str(out), "--layer", "9")
+    shutil.rmtree(run)
+    assert "no run here" in refused(monkeypatch, capsys, "export", str(run), str(out))
