@@ -35,7 +35,7 @@ def row_plan(device: torch.device) -> RowPlan:
     """The default plan for a device: short rows on a processor (attention there is quadratic in the row)."""
     if device.type == "cuda":
         return RowPlan(row_budget=512, rows_per_batch=32)
-    return RowPlan(row_budget=256, rows_per_batch=2)
+    return RowPlan(row_budget=256, rows_per_batch=4)
 
 
 def tokenize(tokenizer: Any, texts: Sequence[Text], context: int, where: str) -> list[TokenText]:

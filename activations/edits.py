@@ -16,6 +16,9 @@ from safetensors.numpy import load_file
 from activations.errors import InputError
 from activations.lineage import Edit
 
+EDIT_VERSION = 2  # raise when an edit of the same name comes to change the weights otherwise
+SINK_RATIO = 10.0  # a first token this many times longer than the others is an attention sink
+
 
 def read_vector(path: Path, d_model: int) -> np.ndarray:
     """The unit vector in a direction file (tensor `vector`, shape [d_model]).
@@ -50,8 +53,9 @@ def apply_edit(bridge: Any, edit: Edit, neutral_ids: Sequence[np.ndarray], where
 
     attenuate: with x what a writer adds to the stream, μ its mean over neutral tokens (first token of each text
     left out: it is an attention sink) and u the direction, x ← x − a·u·uᵀ(x − μ). Centred on μ because the origin
-    is not neutral: an uncentred attenuation of the same size costs far more perplexity. The unembedding keeps its
-    weights (it is untied first): the edit changes what is written, not how the end is read.
+    is not neutral: an uncentred attenuation of the same size costs far more perplexity. u is first made orthogonal to
+    the attention sink (see `_without_sink`). The unembedding keeps its weights (it is untied first): the edit changes
+    what is written, not how the end is read.
 
     Args:
         bridge: an open TransformerBridge.
@@ -64,9 +68,9 @@ def apply_edit(bridge: Any, edit: Edit, neutral_ids: Sequence[np.ndarray], where
     if edit.kind == "identity":
         return
     assert edit.direction is not None  # the study reader asks for one
-    u = torch.from_numpy(read_vector(edit.direction, bridge.cfg.d_model))
     writers = list(_writers(bridge, where))
-    means = _writer_means(bridge, [name for name, _ in writers], neutral_ids)
+    means, first, others = _neutral_means(bridge, [name for name, _ in writers], neutral_ids)
+    u = _without_sink(torch.from_numpy(read_vector(edit.direction, bridge.cfg.d_model)), first, others)
     _untie(bridge)
     for name, module in writers:
         weight = module.weight.double().cpu()
@@ -99,22 +103,54 @@ def _writers(bridge: Any, where: str) -> Iterator[tuple[str, Any]]:
             yield f"blocks.{layer}.{path}", module
 
 
-def _writer_means(bridge: Any, names: list[str], neutral_ids: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-    sums = {name: torch.zeros(bridge.cfg.d_model, dtype=torch.float64) for name in names}
-    count = 0
+def _neutral_means(
+    bridge: Any, names: list[str], neutral_ids: Sequence[np.ndarray]
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Mean output of each writer on neutral tokens but the first, and by block: the first token's mean residual
+    [layer, d_model] and the other tokens' mean residual norm [layer].
+    """
+    n_layers, width = len(bridge.blocks), bridge.cfg.d_model
+    sums = {name: torch.zeros(width, dtype=torch.float64) for name in names}
+    first = torch.zeros((n_layers, width), dtype=torch.float64)
+    others = torch.zeros(n_layers, dtype=torch.float64)
 
-    def adder(name: str) -> Any:
+    def add_output(name: str) -> Any:
         def hook(value: torch.Tensor, hook: Any) -> None:
             sums[name] += value[0, 1:].double().sum(dim=0).cpu()
 
         return hook
 
+    def add_residual(layer: int) -> Any:
+        def hook(value: torch.Tensor, hook: Any) -> None:
+            first[layer] += value[0, 0].double().cpu()
+            others[layer] += value[0, 1:].double().norm(dim=-1).sum().cpu()
+
+        return hook
+
+    hooks = [(f"{name}.hook_out", add_output(name)) for name in names]
+    hooks += [(f"blocks.{layer}.hook_resid_post", add_residual(layer)) for layer in range(n_layers)]
     device = next(bridge.original_model.parameters()).device
-    with bridge.hooks(fwd_hooks=[(f"{name}.hook_out", adder(name)) for name in names]):
+    with bridge.hooks(fwd_hooks=hooks):
         for ids in neutral_ids:
             bridge.original_model.base_model(input_ids=torch.as_tensor(ids, device=device)[None], use_cache=False)
-            count += len(ids) - 1
-    return {name: total / count for name, total in sums.items()}
+    count = sum(len(ids) - 1 for ids in neutral_ids)
+    return {name: total / count for name, total in sums.items()}, first / len(neutral_ids), others / count
+
+
+def _without_sink(u: torch.Tensor, first: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """u without its component along the attention sink, of unit length; u itself where the model has no sink.
+
+    The first token of a text can carry a residual a hundred times longer than any other token's, which later blocks
+    attend to as a resting place. A weight edit cannot spare one token: taking .25 of a direction with a cosine of .19
+    to it raised neutral perplexity by 19 % (embedded model), and by 0.2 % once made orthogonal to it.
+    """
+    ratio = first.norm(dim=-1) / others
+    layer = int(ratio.argmax())
+    if float(ratio[layer]) < SINK_RATIO:
+        return u
+    sink = first[layer] / first[layer].norm()
+    rest = u - torch.dot(u, sink) * sink
+    return rest / rest.norm()
 
 
 def _untie(bridge: Any) -> None:

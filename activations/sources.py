@@ -10,6 +10,7 @@ import transformers
 from safetensors import SafetensorError
 
 from activations.artifact import content_hash, file_hash
+from activations.edits import EDIT_VERSION
 from activations.embedded import embedded_model
 from activations.errors import InputError
 from activations.lineage import Adapter, Checkpoint, Lineage, Source
@@ -90,7 +91,7 @@ def checkpoint_identity(lineage: Lineage, name: str, resolved: ResolvedSource) -
         elif checkpoint.edit is not None:
             edit = checkpoint.edit
             direction = file_hash(edit.direction) if edit.direction is not None else ""
-            steps.append({"edit": edit.kind, "amount": edit.amount, "direction": direction})
+            steps.append({"edit": edit.kind, "version": EDIT_VERSION, "amount": edit.amount, "direction": direction})
     return content_hash(steps)
 
 

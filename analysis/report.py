@@ -118,7 +118,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
 
-def _number(value: float, digits: int = 2) -> str:
+def _number(value: float | int | None, digits: int = 2) -> str:
     if value is None or pd.isna(value):
         return "–"
     return f"{value:.{digits}f}".replace("-", "−")

@@ -18,8 +18,8 @@ def tables_page() -> str:
     lines = [
         "# Tables",
         "",
-        "CSV files in `runs/<study>/tables/`, one measurement a row, text columns as written in the study, numbers with",
-        "ten significant digits, missing values empty. This page is written by `python -m scripts.write_docs`.",
+        "CSV files in `runs/<study>/tables/`, one measurement a row, text columns as written in the study, numbers",
+        "with ten significant digits, missing values empty. This page is written by `python -m scripts.write_docs`.",
         "",
     ]
     for name, columns in TABLES.items():

@@ -144,7 +144,17 @@ def test_damaged_weights_are_refused(tmp_path):
 
 
 def test_an_unreachable_hub_model_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     study = study_of(tmp_path, [{"name": "base", "stage": "base", "source": {"hub": "nobody/nothing"}}])
     with pytest.raises(InputError, match=r"nobody/nothing: cannot be reached[\s\S]*source = \{ path"):
         weights_identity(study, "base")
+
+
+def test_a_sink_is_taken_out_of_the_direction_and_no_sink_leaves_it_alone():
+    from activations.edits import _without_sink
+
+    u = torch.tensor([0.6, 0.8, 0.0], dtype=torch.float64)
+    first = torch.tensor([[0.0, 1.0, 0.0], [0.0, 500.0, 0.0]], dtype=torch.float64)
+    others = torch.ones(2, dtype=torch.float64)
+    torch.testing.assert_close(_without_sink(u, first, others), torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(_without_sink(u, first[:1], others[:1]), u)

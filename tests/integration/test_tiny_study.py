@@ -86,7 +86,8 @@ def test_the_whole_job_writes_every_file_of_the_contract(home, tmp_path, monkeyp
     same = drift[drift.child == "same"]
     assert (same.retention - 1).abs().max() < 1e-4
     assert (same.cosine.dropna() - 1).abs().max() < 1e-4
-    assert (same.p == 1).all()
+    assert (same.p.dropna() == 1).all()  # empty where a random model's direction is not estimable
+    assert same.p.notna().mean() > 0.9
     assert (drift[drift.child == "tuned"].retention - 1).abs().max() > 1e-3  # positive control
     assert set(drift.domain) == {"harbour", "orchard", "pooled"}
 
@@ -284,7 +285,7 @@ def test_compare_needs_no_study_file(home, tiny, adapter, tmp_path, monkeypatch,
     ("parent", "said"), [("./nowhere", "is no folder"), ("embedded:other", "no embedded model 'other'")]
 )
 def test_compare_refuses_what_it_cannot_load(monkeypatch, capsys, tmp_path, parent, said):
-    assert said in refused(monkeypatch, capsys, "compare", parent, "./child", "--out", str(tmp_path / "r"))
+    assert said in refused(monkeypatch, capsys, "compare", parent, "some/child", "--out", str(tmp_path / "r"))
 
 
 def test_an_exported_direction_is_the_runs_direction(home, tmp_path, monkeypatch, capsys):

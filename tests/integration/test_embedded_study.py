@@ -1,0 +1,118 @@
+"""The real embedded model: its hooks are faithful, and the instrument's first known truths come out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from activations.artifact import file_hash
+from activations.capture import RowPlan, run_block, tokenize
+from activations.embedded import embedded_model
+from activations.model import open_checkpoint
+from activations.pairs import PlainTemplate, study_texts
+from activations.study import Study, build_study
+from analysis.tables import read_table
+from scripts import cli
+
+ROOT = Path(__file__).parents[2]
+DOMAINS = ["grief", "animal_welfare"]
+
+
+def study(**settings: object) -> Study:
+    chosen = {"name": "embedded", "domains": DOMAINS, "max_scenarios": 8, "max_neutral": 16, "pmi": False}
+    return build_study(
+        {
+            "study": chosen | {"steer_scenarios": 4, "alphas": [-0.05, 0.05]} | settings,
+            "checkpoint": [
+                {"name": "base", "stage": "base", "source": {"embedded": "smollm2-135m-instruct"}},
+                {"name": "same", "stage": "control", "parent": "base", "edit": {"identity": True}},
+                {
+                    "name": "less",
+                    "stage": "control",
+                    "parent": "base",
+                    "edit": {"attenuate": 0.25, "direction": "controls/u.safetensors"},
+                },
+            ],
+        },
+        where="test",
+        folder=ROOT / "studies" / "demo",
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from scripts.run import run_all
+
+    folder = tmp_path_factory.mktemp("run")
+    cli._settle_libraries()
+    cli._stage(run_all, study(), folder, quiet=True, device="cpu")
+    return folder
+
+
+def test_captured_residuals_equal_plain_forward_hooks_on_the_real_model():
+    made = study()
+    model = open_checkpoint(made, "base", device=torch.device("cpu"), neutral_ids=[])
+    plain = AutoModelForCausalLM.from_pretrained(
+        embedded_model("smollm2-135m-instruct"), attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    _, texts = study_texts(made, PlainTemplate())
+    texts = [t for t in texts if t.kind == "response"][:4]
+    tokens = tokenize(model.tokenizer, texts, model.context, "test")
+    measured = run_block(model, texts, tokens, RowPlan(row_budget=300, rows_per_batch=2), lambda _n: None)["response"]
+    for index, token in enumerate(tokens):
+        kept: list[torch.Tensor] = []
+        handles = [
+            layer.register_forward_hook(
+                lambda _m, _a, out, kept=kept: kept.append(out[0] if isinstance(out, tuple) else out)
+            )
+            for layer in plain.model.layers
+        ]
+        with torch.no_grad():
+            logits = plain(torch.as_tensor(token.ids)[None]).logits[0]
+        for handle in handles:
+            handle.remove()
+        for site, value in enumerate(kept, start=1):
+            expected = value[0, token.read_from :].mean(0).numpy()
+            error = np.linalg.norm(measured.residual[index, 0, site] - expected)
+            assert error <= 1e-4 * np.linalg.norm(expected), (index, site)
+        logprob = torch.log_softmax(logits[:-1], -1).gather(-1, torch.as_tensor(token.ids[1:, None]))[:, 0]
+        start = int(measured.n_tokens[:index].sum())
+        got = measured.logprob[start : start + int(measured.n_tokens[index])]
+        np.testing.assert_allclose(got, logprob[token.read_from - 1 :].numpy(), atol=1e-3)
+
+
+def test_the_same_weights_measured_again_read_one(run):
+    receipts = read_table(run / "tables", "receipts").set_index("checkpoint")
+    assert receipts.loc["same", "row_budget"] != receipts.loc["base", "row_budget"]
+    assert receipts.loc["same", "weight_hash"] == receipts.loc["base", "weight_hash"]
+    drift = read_table(run / "tables", "drift").query("child == 'same'")
+    assert (drift.retention - 1).abs().max() < 1e-4
+    assert (drift.cosine.dropna() - 1).abs().max() < 1e-4
+    assert (drift.retention != 1).any()  # a second measurement, not a copy
+
+
+def test_attenuation_reads_below_one(run):
+    drift = read_table(run / "tables", "drift").query("child == 'less' and layer == 'band' and gauge == 'tau'")
+    by_domain = drift.set_index("domain")
+    assert (by_domain.retention.dropna() < 1).all()  # eight scenarios can be too few for one domain alone
+    assert by_domain.loc["pooled", "retention_high"] < 1
+
+
+def test_attenuation_spares_the_attention_sink_and_so_the_model(run):
+    """With the sink's share of the direction left in, perplexity rose by 19 %."""
+    edges = read_table(run / "tables", "edges").query("child == 'less' and quantity == 'perplexity'")
+    assert edges.value.max() < 1.03
+
+
+def test_steering_moves_the_margin_with_the_dose(run):
+    margin = read_table(run / "tables", "steering").query("domain == 'pooled'").set_index("alpha").margin
+    assert margin[-0.05] < margin[0.0] < margin[0.05]
+
+
+def test_the_committed_control_direction_and_adapter_are_whole():
+    receipt = (ROOT / "studies/demo/adapters/curt/receipt.json").read_text()
+    assert '"neutral_perplexity"' in receipt
+    assert (ROOT / "studies/demo/adapters/curt/adapter_model.safetensors").stat().st_size < 6_000_000
+    assert file_hash(ROOT / "studies/demo/controls/u.safetensors")
