@@ -96,18 +96,19 @@ def retention_dots(edges: pd.DataFrame) -> Figure:
 
 
 def dose_response(steering: pd.DataFrame) -> Figure:
-    """The margin against the dose: a panel a domain, a line a checkpoint, intervals as bars."""
+    """The margin's shift from dose 0 against the dose: a panel a domain, a line a checkpoint, intervals as bars."""
     domains, checkpoints = _order(steering.domain), _order(steering.checkpoint)
     with matplotlib.rc_context(STYLE):
         figure, axes = _grid(len(domains), 1.9)
         for axis, domain in zip(axes, domains, strict=True):
             axis.axvline(0, color=GREY, linewidth=0.6)
+            axis.axhline(0, color=GREY, linewidth=0.6)
             for number, checkpoint in enumerate(checkpoints):
                 part = steering[(steering.domain == domain) & (steering.checkpoint == checkpoint)].sort_values("alpha")
-                reach = [part.margin - part.margin_low, part.margin_high - part.margin]
-                axis.errorbar(part.alpha, part.margin, yerr=reach, elinewidth=0.8, **_style(number), label=checkpoint)
+                reach = [part["shift"] - part.shift_low, part.shift_high - part["shift"]]
+                axis.errorbar(part.alpha, part["shift"], yerr=reach, elinewidth=0.8, **_style(number), label=checkpoint)
             axis.set_title(domain.replace("_", " "))
-        _finish(figure, axes, "dose α (τ)", "margin (nats/token)")
+        _finish(figure, axes, "dose α (τ)", "Δ margin (nats/token)")
     return figure
 
 
@@ -133,7 +134,7 @@ def _order(column: pd.Series) -> list[str]:
 def _style(number: int) -> dict[str, Any]:
     return {
         "color": COLOURS[number % len(COLOURS)],
-        "linestyle": ("-", "--", "-.", (0, (1, 1)))[number % 4],
+        "linestyle": ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))[number % 4],
         "marker": MARKERS[number % len(MARKERS)],
     }
 

@@ -71,6 +71,7 @@ def _rows(plan: Layout, scored: np.ndarray, doses: list[float], margins: np.ndar
         chosen = np.ones(len(scored), bool) if domain == POOLED else domains == domain
         for dose, line in sorted(zip(doses, margins, strict=True), key=lambda item: item[0]):
             found = mean_interval(line[chosen])
+            shift = mean_interval(line[chosen] - margins[doses.index(0.0)][chosen])
             rows.append(
                 {
                     "domain": domain,
@@ -79,6 +80,9 @@ def _rows(plan: Layout, scored: np.ndarray, doses: list[float], margins: np.ndar
                     "margin": found.value,
                     "margin_low": found.low,
                     "margin_high": found.high,
+                    "shift": shift.value,
+                    "shift_low": shift.low,
+                    "shift_high": shift.high,
                     "slope": float(slopes[chosen].mean()),
                     "anti_steerable": float((slopes[chosen] < 0).mean()),
                 }
