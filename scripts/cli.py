@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from activations.artifact import sole_writer
+from activations.embedded import is_fetched
 from activations.errors import InputError
 from activations.study import Study, read_study
 
@@ -83,6 +84,10 @@ def _stage(verb: Callable[[Any], None], study: Study, out: Path | None, quiet: b
         console = Console(quiet=quiet)
         if not console.is_terminal:
             console = Console(quiet=quiet, width=110)  # a log has no width of its own; tables must not be folded
+        for checkpoint in study.lineage.checkpoints:
+            name = checkpoint.source.embedded if checkpoint.source is not None else None
+            if name is not None and not is_fetched(name):
+                console.print(f"fetching the embedded model {name} (once)")
         verb(Run(study=study, folder=folder, device=chosen, console=console))
 
 
