@@ -48,6 +48,7 @@ class StudySettings(_Strict):
     smallest_effect: SmallestEffect = SmallestEffect()
     alphas: list[float] = [-0.1, -0.05, -0.02, 0.02, 0.05, 0.1]
     steer_scenarios: int = Field(default=10, ge=1)
+    steer_checkpoints: list[Name] = []
     pmi: bool = True
     seed: int = Field(default=0, ge=0)
 
@@ -158,6 +159,13 @@ def build_study(data: dict[str, Any], *, where: str, folder: Path) -> Study:
         raise _explain(error, data, where) from error
     checkpoints = tuple(_checkpoint(table, folder, where) for table in parsed.checkpoint)
     lineage = Lineage(checkpoints, where)
+    for name in parsed.study.steer_checkpoints:
+        if name not in lineage.by_name:
+            raise InputError(
+                f"unknown checkpoint {name!r}",
+                where=f"{where}, study.steer_checkpoints",
+                mend=f"known checkpoints: {', '.join(lineage.by_name)}",
+            )
     template = parsed.study.template
     if isinstance(template, TemplateFrom) and template.from_ not in lineage.by_name:
         raise InputError(

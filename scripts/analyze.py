@@ -9,7 +9,7 @@ from rich.table import Table
 from activations.lineage import Checkpoint
 from activations.store import ActivationStore
 from analysis.drift import BAND, band_layers, edge_drift, margin_change, neutral_perplexity
-from analysis.tables import read_table, write_table
+from analysis.tables import TABLES, read_table, write_table
 from probes.fit import N_FOLDS
 from probes.inference import Estimate, mean_interval
 from probes.sides import margins, null_margins, scenario_folds
@@ -31,8 +31,8 @@ def analyze(run: Run) -> None:
             about = {"parent": parent.name, "child": child.name, **run.about(child), "contrast": CONTRAST}
             drift.append(found.assign(**about))
             edges += [about | row for row in _edge_rows(found, before, after, margin_change(before, after, plan))]
-    write_table(run.tables, "drift", pd.concat(drift) if drift else pd.DataFrame(columns=_columns("drift")))
-    write_table(run.tables, "edges", pd.DataFrame(edges, columns=None if edges else _columns("edges")))
+    write_table(run.tables, "drift", pd.concat(drift) if drift else pd.DataFrame(columns=list(TABLES["drift"])))
+    write_table(run.tables, "edges", pd.DataFrame(edges, columns=None if edges else list(TABLES["edges"])))
     behaviour, receipts = [], []
     for checkpoint in lineage.checkpoints:
         with run.open_store(checkpoint.name) as store:
@@ -150,12 +150,6 @@ def _receipt_row(run: Run, checkpoint: Checkpoint, store: ActivationStore) -> di
         "logit_change": changes[-1]["largest_logit_change"] if changes else float("nan"),
         **{n: receipt[n] for n in names},
     }
-
-
-def _columns(name: str) -> list[str]:
-    from analysis.tables import TABLES
-
-    return list(TABLES[name])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pandas as pd
 from activations.artifact import content_hash, write_json
 from activations.model import open_checkpoint, site_names
 from analysis.drift import band_layers
-from analysis.tables import write_table
+from analysis.tables import TABLES, write_table
 from probes.fit import held_out, load_direction
 from probes.inference import mean_interval
 from probes.sides import POOLED, Layout
@@ -21,14 +21,14 @@ LINEAR_REACH = 0.05  # |α| up to which the dose-response is read as a line
 
 
 def steer(run: Run) -> None:
-    """Steer every checkpoint that is no control; finished ones are left as they are."""
+    """Steer the study's `steer_checkpoints`, or all that are no controls; finished ones are left as they are."""
     settings = run.study.settings
     alphas = sorted(settings.alphas)
     rows: list[dict[str, Any]] = []
     for checkpoint in run.study.lineage.checkpoints:
-        if checkpoint.stage == "control":
-            continue  # a control's truth is known in the representation; its behaviour is in behaviour.csv
         name = checkpoint.name
+        if name not in settings.steer_checkpoints if settings.steer_checkpoints else checkpoint.stage == "control":
+            continue  # a control's truth is known in the representation; its behaviour is in behaviour.csv
         with run.open_store(name) as store:
             plan, identity = run.layout(store), store.identity
             band = band_layers(len(store.sites) - 1, settings.layer_band)
@@ -60,7 +60,7 @@ def steer(run: Run) -> None:
             write_json(run.steering(name), {"key": key, "alphas": [0.0, *alphas], "margins": margins.tolist()})
         about = {"checkpoint": name, **run.about(checkpoint), "layer": layer, "kind": "add", "control": "none"}
         rows += [about | row for row in _rows(plan, scored, [0.0, *alphas], margins)]
-    write_table(run.tables, "steering", pd.DataFrame(rows))
+    write_table(run.tables, "steering", pd.DataFrame(rows, columns=None if rows else list(TABLES["steering"])))
 
 
 def _rows(plan: Layout, scored: np.ndarray, doses: list[float], margins: np.ndarray) -> list[dict[str, Any]]:

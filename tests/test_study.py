@@ -70,6 +70,7 @@ def test_a_good_study_reads_with_its_defaults(tmp_path):
         ('name = "demo"', 'name = "demo"\nalphas = [0.0, 0.1]', ["alphas must be distinct and leave out 0"]),
         ('name = "demo"', 'name = "demo"\nseed = "one"', ["study.seed", "integer"]),
         ('name = "demo"', 'name = "demo"\ntemplate = { from = "sfft" }', ["template.from: unknown checkpoint 'sfft'"]),
+        ('name = "demo"', 'name = "demo"\nsteer_checkpoints = ["x"]', ["steer_checkpoints: unknown checkpoint 'x'"]),
         ("[study]", "[study", ["not valid TOML", "line 2"]),
     ],
 )

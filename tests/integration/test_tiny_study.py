@@ -173,6 +173,19 @@ def test_stages_run_one_by_one_make_what_run_makes(home, tmp_path, monkeypatch):
     assert tables(steps) == tables(whole)
 
 
+def test_only_named_checkpoints_are_steered_and_one_checkpoint_alone_is_a_study(home, tmp_path, monkeypatch):
+    path = home / "study.toml"
+    text = path.read_text().replace("alphas =", 'steer_checkpoints = ["same"]\nalphas =')
+    path.write_text(text)
+    for verb in ("capture", "train-probes", "steer"):
+        assert command(monkeypatch, verb, str(home), "--out", str(tmp_path / "run"), "-q") == 0
+    assert set(read_table(tmp_path / "run" / "tables", "steering").checkpoint) == {"same"}
+    alone = text.split("[[checkpoint]]")[:2]
+    path.write_text("[[checkpoint]]".join(alone).replace('["same"]', "[]"))
+    assert command(monkeypatch, "run", str(home), "--out", str(tmp_path / "alone"), "-q") == 0
+    assert "no step to compare" in (tmp_path / "alone" / "report.html").read_text()
+
+
 def test_quiet_says_nothing(home, tmp_path, monkeypatch, capfd):
     assert command(monkeypatch, "run", str(home), "--out", str(tmp_path / "run"), "-q") == 0
     said = capfd.readouterr()
