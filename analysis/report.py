@@ -121,4 +121,4 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _number(value: float | int | None, digits: int = 2) -> str:
     if value is None or pd.isna(value):
         return "–"
-    return f"{value:.{digits}f}".replace("-", "−")
+    return f"{value:z.{digits}f}".replace("-", "−")

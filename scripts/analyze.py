@@ -67,7 +67,7 @@ def _said(rows: pd.DataFrame) -> str:
     value, low, high = rows[["value", "low", "high"]].iloc[0]
     if pd.isna(value):
         return "not estimable"
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+    return f"{value:z.2f} [{low:z.2f}, {high:z.2f}]".replace("-", "−")
 
 
 def _edge_rows(
