@@ -100,7 +100,7 @@ TABLES: dict[str, dict[str, str]] = {
         "shift": "mean over scenarios of the margin minus the same scenario's margin at dose 0",
         "shift_low": "lower 95 % limit (t over scenarios, paired)",
         "shift_high": "upper 95 % limit",
-        "slope": "mean over scenarios of the margin's slope in alpha over |alpha| <= 0.05",
+        "slope": "mean over scenarios of the margin's slope in alpha over |alpha| <= 0.05; empty without a dose there",
         "anti_steerable": "share of scenarios whose slope is negative",
     },
     "receipts": _CHECKPOINT

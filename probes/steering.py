@@ -142,9 +142,14 @@ def dose_slopes(
 
     Args:
         alphas: the dose of each line of `margins`, 0 included.
+
+    Returns:
+        One slope a scenario; NaN where 0 is the only dose within reach.
     """
     dose = np.asarray(alphas)
     inside = np.abs(dose) <= reach + 1e-12
+    if inside.sum() < 2:
+        return np.full(margins.shape[1], np.nan)
     centred = dose[inside] - dose[inside].mean()
     slopes: np.ndarray = centred @ margins[inside] / (centred @ centred)
     return slopes

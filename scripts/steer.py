@@ -84,7 +84,7 @@ def _rows(plan: Layout, scored: np.ndarray, doses: list[float], margins: np.ndar
                     "shift_low": shift.low,
                     "shift_high": shift.high,
                     "slope": float(slopes[chosen].mean()),
-                    "anti_steerable": float((slopes[chosen] < 0).mean()),
+                    "anti_steerable": float(np.where(np.isnan(slopes), np.nan, slopes < 0)[chosen].mean()),
                 }
             )
     return rows

@@ -99,6 +99,7 @@ def test_slopes_are_least_squares_over_the_linear_reach_only():
     doses = [0.0, -0.1, -0.05, 0.05, 0.1]
     margins = np.array([[1.0], [99.0], [0.9], [1.1], [-99.0]])
     assert dose_slopes(doses, margins, 0.05)[0] == pytest.approx(2.0)
+    assert np.isnan(dose_slopes(doses, margins, 0.01)[0])
 
 
 def test_a_direction_is_a_read_only_unit_vector_that_survives_its_file(tmp_path):

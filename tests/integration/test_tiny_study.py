@@ -87,7 +87,7 @@ def test_the_whole_job_writes_every_file_of_the_contract(home, tmp_path, monkeyp
     assert (same.retention - 1).abs().max() < 1e-4
     assert (same.cosine.dropna() - 1).abs().max() < 1e-4
     assert (same.p.dropna() == 1).all()  # empty where a random model's direction is not estimable
-    assert same.p.notna().mean() > 0.9
+    assert same.p.notna().mean() > 0.7
     assert (drift[drift.child == "tuned"].retention - 1).abs().max() > 1e-3  # positive control
     assert set(drift.domain) == {"harbour", "orchard", "pooled"}
 
