@@ -75,6 +75,8 @@ def write_json(path: Path, value: Any) -> None:
 def sole_writer(folder: Path) -> Iterator[None]:
     """Hold a run folder for this process; a second process that asks for it is refused, never mixed in.
 
+    Half-written temporary files of a process that was killed are removed.
+
     Raises:
         InputError: the folder cannot be written to, or another process holds it.
     """
@@ -92,6 +94,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
                 where=str(folder),
                 mend="wait for it to end, or give this run another folder with --out",
             ) from error
+        for left in folder.rglob(".*.tmp"):  # what a killed process had begun to write; nobody else is writing now
+            left.unlink(missing_ok=True)
         yield
     finally:
         handle.close()
