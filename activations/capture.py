@@ -41,15 +41,21 @@ def row_plan(device: torch.device) -> RowPlan:
 def tokenize(tokenizer: Any, texts: Sequence[Text], context: int, where: str) -> list[TokenText]:
     """Token ids and the first read token of every text.
 
-    A text's special tokens are the template's; a tokenizer that starts every text with one (BOS) keeps doing so. A
+    A tokenizer that starts texts with a special token (BOS) does so, but not where the template wrote it already. A
     token that straddles the start of an answer belongs to the answer.
 
     Raises:
         InputError: a text longer than the context, or an answer without tokens; named, never truncated.
     """
-    encoded = tokenizer([t.text for t in texts], return_offsets_mapping=True)
+    encoded: dict[int, tuple[list[int], list[tuple[int, int]]]] = {}
+    for special in (True, False):
+        members = [i for i, t in enumerate(texts) if t.special_tokens == special]
+        if members:
+            batch = tokenizer([texts[i].text for i in members], return_offsets_mapping=True, add_special_tokens=special)
+            encoded |= zip(members, zip(batch["input_ids"], batch["offset_mapping"], strict=True), strict=True)
     found = []
-    for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+    for index, text in enumerate(texts):
+        ids, offsets = encoded[index]
         if len(ids) > context:
             raise InputError(
                 f"text {text.text_id!r} has {len(ids)} tokens, more than the model's context of {context}",

@@ -161,6 +161,7 @@ class ChatTemplate:
 
     tokenizer: Any
     answer_prefix: str = ""
+    special_tokens: bool = False  # a chat template writes BOS itself; a second one would be another text
 
     def prompt(self, user: str, system: str = "") -> str:
         """The text before the answer."""

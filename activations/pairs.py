@@ -167,6 +167,11 @@ class Template(Protocol):
         """What stands between the prompt's text and an answer's first word."""
         ...
 
+    @property
+    def special_tokens(self) -> bool:
+        """Whether the tokenizer adds its special tokens (BOS); False where the rendering already holds them."""
+        ...
+
     def prompt(self, user: str, system: str = "") -> str:
         """The text before the answer."""
         ...
@@ -177,6 +182,7 @@ class PlainTemplate:
     """`User: …\\nAssistant:`, with the system text on a line before it where there is one."""
 
     answer_prefix: str = " "
+    special_tokens: bool = True
 
     def prompt(self, user: str, system: str = "") -> str:
         """The text before the answer."""
@@ -201,6 +207,7 @@ class Text:
     language: str = ""
     side: str = ""
     wording: int = 0
+    special_tokens: bool = True
 
 
 def render_texts(pairs: PairSet, neutral: Iterable[NeutralText], template: Template, *, pmi: bool) -> tuple[Text, ...]:
@@ -221,6 +228,7 @@ def render_texts(pairs: PairSet, neutral: Iterable[NeutralText], template: Templ
             "design": pair.design,
             "language": pair.language,
             "wording": pair.paraphrase,
+            "special_tokens": template.special_tokens,
         }
         sides = (("positive", pair.positive), ("negative", pair.negative))
         if pair.role != "response":

@@ -136,6 +136,36 @@ def test_a_text_longer_than_the_context_is_refused_by_name(tmp_path, tiny):
         tokenize(AutoTokenizer.from_pretrained(tiny), texts, 60, "test")
 
 
+def test_bos_stands_once_whatever_the_template(tmp_path):
+    """A chat template that writes BOS, on a tokenizer that adds it too."""
+    from conftest import save_tokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    from activations.model import ChatTemplate
+
+    save_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    pairs = load_pairs(write_lines(tmp_path / "p.jsonl", [pair(0, "harbour")]))
+    path = write_lines(tmp_path / "n.jsonl", [{"text_id": f"n{i}", "text": "Plain text."} for i in range(8)])
+    neutral = load_neutral(path)
+    for template in (PlainTemplate(), ChatTemplate(tokenizer=tokenizer)):
+        texts = render_texts(pairs, neutral, template, pmi=True)
+        for text, token in zip(texts, tokenize(tokenizer, texts, 4096, "test"), strict=True):
+            assert token.ids[0] == bos, text.kind
+            assert (token.ids == bos).sum() == 1, text.kind
+            if text.kind == "response":
+                answer = tokenizer.decode(token.ids[token.read_from :]).strip()
+                assert answer == getattr(pairs.pairs[0], text.side)
+
+
 def test_system_and_user_pairs_are_read_at_the_prompt(tmp_path):
     rows = [pair(0, "harbour", role="system"), pair(1, "harbour", role="user", prompt="")]
     texts = render_texts(load_pairs(write_lines(tmp_path / "p.jsonl", rows)), [], PlainTemplate(), pmi=True)
