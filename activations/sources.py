@@ -1,6 +1,5 @@
 """Whole weights and adapters: resolved, identified by content, loaded into a plain transformers model."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from activations.artifact import content_hash, file_hash
 from activations.edits import EDIT_VERSION
 from activations.embedded import embedded_model
 from activations.errors import InputError
-from activations.lineage import Adapter, Checkpoint, Lineage, Source
+from activations.lineage import Adapter, Lineage, Source
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges*", "special_tokens_map.json", "*.jinja")
@@ -165,17 +164,6 @@ def merge_adapter(model: Any, adapter: Adapter, probe_ids: torch.Tensor, where: 
             mend="check base_model_name_or_path and target_modules in its config",
         )
     return merged, change
-
-
-def adapter_base(adapter: Adapter) -> str:
-    """What the adapter's own config says it was trained on."""
-    config = json.loads((adapter.path / "adapter_config.json").read_text(encoding="utf-8"))
-    return str(config.get("base_model_name_or_path") or "")
-
-
-def source_of(lineage: Lineage, name: str) -> Checkpoint:
-    """The checkpoint whose whole weights `name` is built on."""
-    return lineage.chain(name)[0]
 
 
 def _adapter_files(adapter: Adapter) -> list[Path]:

@@ -169,7 +169,7 @@ class ActivationStore:
         """Mean log-probability (nats) a read token, per text."""
         group = self._group(kind)
         counts = self._read(group["n_tokens"])
-        return np.add.reduceat(self._read(group["logprob"]).astype(np.float64), _starts(counts)) / counts
+        return ragged_mean(self._read(group["logprob"]), counts)
 
     def token_norm(self, site: str) -> Float[np.ndarray, "token"]:
         """Residual norms of the neutral tokens at a site (the first token of each text left out)."""
@@ -231,8 +231,10 @@ def _append(group: h5py.Group, at: int, found: Measured) -> int:
     return end
 
 
-def _starts(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts)[:-1]])
+def ragged_mean(values: Float[np.ndarray, "token"], counts: Int[np.ndarray, "text"]) -> Float[np.ndarray, "text"]:
+    """The mean of each text's piece of `values`, pieces of `counts` (at least 1) one after another; float64."""
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return np.add.reduceat(values.astype(np.float64), starts) / counts
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:

@@ -21,7 +21,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         InputError: a table or the lock file is missing.
     """
-    lock = _lock(folder)
+    lock = read_lock(folder)
     tables = {name: read_table(folder / "tables", name) for name in TABLES}
     n_layers = int(tables["layers"].layer.max()) + 1
     band = band_layers(n_layers, tuple(lock["study"]["layer_band"]))
@@ -66,7 +66,12 @@ def write_report(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _lock(folder: Path) -> dict[str, Any]:
+def read_lock(folder: Path) -> dict[str, Any]:
+    """A run folder's study.lock.json.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
     path = folder / "study.lock.json"
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -48,7 +48,7 @@ class Direction:
     @property
     def hash(self) -> str:
         """Content hash: the vector's bytes and everything said about it."""
-        return content_hash([self.vector.tobytes().hex(), self._about()])
+        return content_hash([self.vector.tobytes().hex(), self.about()])
 
     def project(self, residuals: Float[np.ndarray, "*batch d_model"]) -> Float[np.ndarray, "*batch"]:
         """Signed length along the direction, in the residual stream's units (divide by `tau` for doses)."""
@@ -66,7 +66,7 @@ class Direction:
 
     def save(self, path: Path) -> None:
         """Write as safetensors: tensor `vector` (float32), everything else as metadata."""
-        metadata = {"kind": "direction", "format_version": str(FORMAT_VERSION), "about": json.dumps(self._about())}
+        metadata = {"kind": "direction", "format_version": str(FORMAT_VERSION), "about": json.dumps(self.about())}
         with writing(path) as temporary:
             save_file({"vector": self.vector.astype(np.float32)}, temporary, metadata=metadata)
 
@@ -91,6 +91,7 @@ class Direction:
             )
         return cls(vector=vector, **json.loads(metadata["about"]))
 
-    def _about(self) -> dict[str, object]:
+    def about(self) -> dict[str, object]:
+        """Everything said of the vector, as its file's metadata holds it."""
         names = ("site", "position", "method", "contrast", "domain", "size", "tau", "scenarios", "checkpoint")
         return {name: getattr(self, name) for name in names}

@@ -137,7 +137,7 @@ def save_directions(path: Path, directions: Sequence[Direction]) -> None:
     for direction in directions:
         key = direction_key(direction.contrast, direction.domain, direction.method, direction.site)
         tensors[key] = direction.vector.astype(np.float32)
-        about[key] = direction._about()
+        about[key] = direction.about()
     metadata = {"kind": "directions", "format_version": str(FORMAT_VERSION), "about": json.dumps(about, sort_keys=True)}
     with writing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from activations.capture import RowPlan
 from activations.model import Hook, OpenModel, site_layer
 from activations.packing import PackedRow, TokenText, batch_rows, pack
+from activations.store import ragged_mean
 from probes.direction import Direction
 
 RESUME_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # nats a token
@@ -127,8 +128,7 @@ class _Batch:
 
     def mean_logprobs(self, model: OpenModel, final: torch.Tensor) -> np.ndarray:
         values = model.log_probs(final.reshape(-1, final.shape[-1])[self.before], self.targets)
-        starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
-        return np.asarray(np.add.reduceat(values.astype(np.float64), starts) / self.counts)
+        return ragged_mean(values, self.counts)
 
 
 def _after(model: OpenModel, batch: _Batch, site: str, residual: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """export: one direction of a run as a safetensors file of its own, for `edit`, other tools, or a forward hook."""
 
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -8,6 +7,7 @@ from rich.console import Console
 from activations.errors import InputError
 from activations.store import ActivationStore
 from analysis.drift import band_layers
+from analysis.report import read_lock
 from probes.fit import load_direction
 from probes.sides import POOLED
 
@@ -20,11 +20,7 @@ def export(folder: Path, checkpoint: str, layer: int | None, domain: str, out: P
     Raises:
         InputError: no run, checkpoint, layer or domain of that name.
     """
-    path = folder / "study.lock.json"
-    try:
-        lock = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError("no run here", where=str(path), mend="give a folder that `compassion run` made") from error
+    lock = read_lock(folder)
     known = list(lock["checkpoints"])
     name = checkpoint or next(n for n in known if lock["checkpoints"][n]["parent"] is None)
     if name not in known:
