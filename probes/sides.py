@@ -129,10 +129,14 @@ def scenario_folds(plan: Layout, n_folds: int, seed: int) -> Int[np.ndarray, "sc
             f"domain {counts.idxmin()!r} has {counts.min()} scenarios, fewer than the {n_folds} folds",
             mend="add scenarios, or leave this domain out with `domains`",
         )
-    order = np.argsort(np.asarray(plan.scenarios))  # the split must not depend on file order
-    folds = np.zeros(len(plan), dtype=np.int64)
+    return balanced_folds(plan.scenarios, plan.domains, n_folds, seed)
+
+
+def balanced_folds(units: Sequence[str], domains: Sequence[str], n_folds: int, seed: int) -> Int[np.ndarray, "unit"]:
+    """The fold of every unit, as even within domains as their sizes allow, whatever the order they come in."""
+    order = np.argsort(np.asarray(units))  # the split must not depend on file order
+    folds = np.zeros(len(units), dtype=np.int64)
     splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
-    domains = np.asarray(plan.domains)[order]
-    for number, (_, held_out) in enumerate(splitter.split(order, domains)):
+    for number, (_, held_out) in enumerate(splitter.split(order, np.asarray(domains)[order])):
         folds[order[held_out]] = number
     return folds

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 
 from activations.pairs import PairSet
 from probes.estimators import MassMean
@@ -25,6 +25,14 @@ def side_texts(pairs: PairSet, plan: Layout, contrast: str) -> tuple[np.ndarray,
     return np.asarray(positive, dtype=object), np.asarray(negative, dtype=object)
 
 
+def tfidf_baseline() -> Pipeline:
+    """Logistic regression on TF-IDF of 1–2-grams: the strongest reader that sees words and no meaning."""
+    return make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"),
+        LogisticRegression(C=10.0, max_iter=2000),
+    )
+
+
 def surface_baselines(
     positive: np.ndarray, negative: np.ndarray, folds: Int[np.ndarray, "scenario"]
 ) -> dict[str, Scores]:
@@ -32,11 +40,7 @@ def surface_baselines(
 
     The length baselines learn on the training folds which side is the longer one.
     """
-    tfidf = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"),
-        LogisticRegression(C=10.0, max_iter=2000),
-    )
-    found = {"tfidf": cross_scores(positive, negative, folds, tfidf)}
+    found = {"tfidf": cross_scores(positive, negative, folds, tfidf_baseline())}
     for name, count in (("words", lambda t: len(t.split())), ("characters", len)):
         plus, minus = (np.asarray([[float(count(t))] for t in side]) for side in (positive, negative))
         found[name] = cross_scores(plus, minus, folds, MassMean())
