@@ -14,74 +14,13 @@ import numpy as np
 import torch
 
 from activations.artifact import FORMAT_VERSION, content_hash
-from activations.errors import InputError
 from activations.model import OpenModel
-from activations.packing import PackedRow, TokenText, batch_rows, pack
+from activations.packing import PACKING, PackedRow, RowPlan, TokenText, batch_rows, pack
 from activations.pairs import KINDS, Kind, Text
 from activations.store import POSITIONS, ActivationStore, Measured, read_part, write_part, write_store
+from activations.tokens import token_hash
 
 BLOCK_GROUPS = 48  # groups a block: about a minute of work on two cores with the embedded model
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowPlan:
-    """How texts are laid out in rows: tokens a row aims at, and rows that run together."""
-
-    row_budget: int
-    rows_per_batch: int
-
-
-def row_plan(device: torch.device) -> RowPlan:
-    """The default plan for a device: short rows on a processor (attention there is quadratic in the row)."""
-    if device.type == "cuda":
-        return RowPlan(row_budget=512, rows_per_batch=32)
-    return RowPlan(row_budget=256, rows_per_batch=4)
-
-
-def tokenize(tokenizer: Any, texts: Sequence[Text], context: int, where: str) -> list[TokenText]:
-    """Token ids and the first read token of every text.
-
-    A tokenizer that starts texts with a special token (BOS) does so, but not where the template wrote it already. A
-    token that straddles the start of an answer belongs to the answer.
-
-    Raises:
-        InputError: a text longer than the context, or an answer without tokens; named, never truncated.
-    """
-    encoded: dict[int, tuple[list[int], list[tuple[int, int]]]] = {}
-    for special in (True, False):
-        members = [i for i, t in enumerate(texts) if t.special_tokens == special]
-        if members:
-            batch = tokenizer([texts[i].text for i in members], return_offsets_mapping=True, add_special_tokens=special)
-            encoded |= zip(members, zip(batch["input_ids"], batch["offset_mapping"], strict=True), strict=True)
-    found = []
-    for index, text in enumerate(texts):
-        ids, offsets = encoded[index]
-        if len(ids) > context:
-            raise InputError(
-                f"text {text.text_id!r} has {len(ids)} tokens, more than the model's context of {context}",
-                where=where,
-                mend="shorten it; texts are never cut",
-            )
-        read = [i for i, (start, end) in enumerate(offsets) if end > max(text.read_from, 0) and end > start]
-        # The first token of a plain text is an attention sink and has no log-prob: it is never read.
-        first = max(read[0] if read else len(ids), 1)
-        if first >= len(ids) and text.kind != "prompt":
-            raise InputError(f"text {text.text_id!r} has no token to read", where=where, mend="give it more words")
-        found.append(TokenText(ids=np.asarray(ids, dtype=np.int64), read_from=first, group=text.group))
-    return found
-
-
-def token_hash(tokens: Sequence[TokenText]) -> str:
-    """Hash of all token ids of a study: equal for every checkpoint of a lineage, or there is no comparing."""
-    return content_hash([t.ids.tolist() for t in tokens])
-
-
-def first_difference(texts: Sequence[Text], ours: Sequence[TokenText], theirs: Sequence[TokenText]) -> str:
-    """The first text that two tokenizers split differently, named with both splits' lengths; "" if none."""
-    for text, a, b in zip(texts, ours, theirs, strict=True):
-        if not np.array_equal(a.ids, b.ids):
-            return f"{text.text_id!r} ({len(a.ids)} against {len(b.ids)} tokens)"
-    return ""
 
 
 def blocks(texts: Sequence[Text]) -> list[list[int]]:
@@ -135,14 +74,16 @@ def capture(
                 return False
     folder = path.with_suffix(".parts")
     todo = blocks(texts)
+    # Another row plan gives other roundings: parts are mixed only with parts of the same plan.
+    part_identity = content_hash([identity, PACKING, plan.row_budget, plan.rows_per_batch, BLOCK_GROUPS])
     parts = [folder / f"{number:05d}.safetensors" for number in range(len(todo))]
     model = open_model()
     for part, members in zip(parts, todo, strict=True):
-        if read_part(part, identity) is not None:
+        if read_part(part, part_identity) is not None:
             advance(sum(len(tokens[i].ids) for i in members))
             continue
         found = run_block(model, [texts[i] for i in members], [tokens[i] for i in members], plan, advance)
-        write_part(part, identity, found)
+        write_part(part, part_identity, found)
     header = {
         "identity": identity,
         "checkpoint": model.name,
@@ -150,106 +91,185 @@ def capture(
         "determinants": determinants,
         "receipt": {**model.receipt, "row_budget": plan.row_budget, "rows_per_batch": plan.rows_per_batch},
     }
-    write_store(path, header, model.sites, [texts[i] for members in todo for i in members], parts)
+    write_store(path, header, model.sites, [texts[i] for members in todo for i in members], parts, part_identity)
     shutil.rmtree(folder, ignore_errors=True)
     return True
 
 
 def run_block(
-    model: OpenModel, texts: Sequence[Text], tokens: Sequence[TokenText], plan: RowPlan, advance: Callable[[int], None]
+    model: OpenModel,
+    texts: Sequence[Text],
+    tokens: Sequence[TokenText],
+    plan: RowPlan,
+    advance: Callable[[int], None],
+    *,
+    log_probs: bool = True,
 ) -> dict[Kind, Measured]:
-    """Residuals and log-probs of some texts; the result does not depend on the row plan beyond rounding."""
-    slots, reads = _slots(texts, tokens)
-    n_slots = sum(len(s) for s in slots)
-    residual = np.zeros((n_slots, len(model.sites), model.d_model), dtype=np.float32)
-    logprob = [np.zeros(len(r), dtype=np.float32) for r in reads]
-    norms = [
-        np.zeros((len(r) if t.kind == "neutral" else 0, len(model.sites)), np.float32)
-        for t, r in zip(texts, reads, strict=True)
-    ]
+    """Residuals and log-probs of some texts; the result does not depend on the row plan beyond rounding.
+
+    Args:
+        log_probs: without them (they read 0) the unembedding, a fifth of the work in a small model, is not run.
+    """
+    out = _Output.of(texts, tokens, len(model.sites), model.d_model)
     rows = pack(tokens, plan.row_budget)
+    running: _Running | None = None
     for start in range(0, len(rows), plan.rows_per_batch):
         batch = rows[start : start + plan.rows_per_batch]
-        _run_batch(model, batch, texts, tokens, slots, reads, residual, logprob, norms)
+        launched = _launch(model, batch, texts, tokens, out, log_probs)
+        if running is not None:  # on a GPU this batch computes while the last one's results are put in their places
+            running.store(out)
+        running = launched
         advance(sum(len(tokens[i].ids) for row in batch for i in row.texts))
-    found: dict[Kind, Measured] = {}
-    for kind in KINDS:
-        members = [i for i, t in enumerate(texts) if t.kind == kind]
-        if members:
-            found[kind] = Measured(
-                residual=np.stack([residual[list(slots[i])] for i in members]).reshape(
-                    len(members), len(POSITIONS[kind]), len(model.sites), model.d_model
-                ),
-                logprob=np.concatenate([logprob[i] for i in members]),
-                token_norm=np.concatenate([norms[i] for i in members]),
-                n_tokens=np.asarray([len(reads[i]) for i in members], dtype=np.int64),
-            )
-    return found
+    if running is not None:
+        running.store(out)
+    return out.measured(texts)
 
 
-def _slots(texts: Sequence[Text], tokens: Sequence[TokenText]) -> tuple[list[range], list[np.ndarray]]:
-    """For each text: its rows of the pooled output, and the indices of its read tokens."""
-    slots, reads, at = [], [], 0
-    for text, token in zip(texts, tokens, strict=True):
-        count = len(POSITIONS[text.kind])
-        slots.append(range(at, at + count))
-        at += count
-        # Of a prompt only the last token is looked at, and its log-prob is of no use.
-        reads.append(np.arange(token.read_from, len(token.ids)) if text.kind != "prompt" else np.zeros(0, np.int64))
-    return slots, reads
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class _Output:
+    """Where the results of a block's texts go: lines of `residual`, and pieces of the ragged arrays."""
+
+    slots: list[range]  # of each text: its lines of `residual`, one a position
+    reads: list[np.ndarray]  # of each text: the indices of its read tokens
+    residual: np.ndarray
+    logprob: list[np.ndarray]
+    norms: list[np.ndarray]
+
+    @classmethod
+    def of(cls, texts: Sequence[Text], tokens: Sequence[TokenText], n_sites: int, d_model: int) -> "_Output":
+        slots, reads, at = [], [], 0
+        for text, token in zip(texts, tokens, strict=True):
+            count = len(POSITIONS[text.kind])
+            slots.append(range(at, at + count))
+            at += count
+            # Of a prompt only the last token is looked at, and its log-prob is of no use.
+            reads.append(np.arange(token.read_from, len(token.ids)) if text.kind != "prompt" else np.zeros(0, np.int64))
+        return cls(
+            slots=slots,
+            reads=reads,
+            residual=np.zeros((at, n_sites, d_model), dtype=np.float32),
+            logprob=[np.zeros(len(r), dtype=np.float32) for r in reads],
+            norms=[
+                np.zeros((len(r) if t.kind == "neutral" else 0, n_sites), np.float32)
+                for t, r in zip(texts, reads, strict=True)
+            ],
+        )
+
+    def measured(self, texts: Sequence[Text]) -> dict[Kind, Measured]:
+        found: dict[Kind, Measured] = {}
+        for kind in KINDS:
+            members = [i for i, t in enumerate(texts) if t.kind == kind]
+            if members:
+                lines = [line for i in members for line in self.slots[i]]
+                shape = (len(members), len(POSITIONS[kind]), *self.residual.shape[1:])
+                found[kind] = Measured(
+                    residual=self.residual[lines].reshape(shape),
+                    logprob=np.concatenate([self.logprob[i] for i in members]),
+                    token_norm=np.concatenate([self.norms[i] for i in members]),
+                    n_tokens=np.asarray([len(self.reads[i]) for i in members], dtype=np.int64),
+                )
+        return found
 
 
-def _run_batch(
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class _Running:
+    """A batch on its way: results in (pinned) host memory, valid once `done` has passed."""
+
+    lines: list[int]
+    pooled: torch.Tensor  # [site, line, d_model]
+    neutral: list[int]
+    norms: torch.Tensor  # [site, neutral token]
+    read: list[int]
+    read_at: np.ndarray  # for every read token of `read`, in order: its place in `values`
+    values: torch.Tensor  # log-probs of the batch's distinct read tokens
+    done: Any
+
+    def store(self, out: _Output) -> None:
+        if self.done is not None:
+            self.done.synchronize()
+        out.residual[self.lines] = self.pooled.numpy().swapaxes(0, 1)
+        for index, found in zip(
+            self.neutral, _split(self.norms.numpy().T, [len(out.reads[i]) for i in self.neutral]), strict=True
+        ):
+            out.norms[index][:] = found
+        if len(self.values):
+            values = self.values.numpy()[self.read_at]
+            for index, found in zip(self.read, _split(values, [len(out.reads[i]) for i in self.read]), strict=True):
+                out.logprob[index][:] = found
+
+
+def _launch(
     model: OpenModel,
     batch: Sequence[PackedRow],
     texts: Sequence[Text],
     tokens: Sequence[TokenText],
-    slots: list[range],
-    reads: list[np.ndarray],
-    residual: np.ndarray,
-    logprob: list[np.ndarray],
-    norms: list[np.ndarray],
-) -> None:
-    ids, positions, branch, prefix = batch_rows(batch)
+    out: _Output,
+    log_probs: bool,
+) -> _Running:
+    """Run a batch of rows, pooling inside the hooks, and send what is wanted of it to the host."""
+    ids, positions, branch, last = batch_rows(batch)
     size = ids.shape[1]
     placed = [
         (index, place + number * size)
         for number, row in enumerate(batch)
         for index, place in zip(row.texts, row.places, strict=True)
     ]
-    out = [s for index, _ in placed for s in slots[index]]
-    pool = np.zeros((len(out), len(batch) * size), dtype=np.float32)
-    for line, (read, place, position) in enumerate(
-        (reads[i], place, name) for i, place in placed for name in POSITIONS[texts[i].kind]
-    ):
+    lines = [line for index, _ in placed for line in out.slots[index]]
+    pool = np.zeros((len(lines), ids.size), dtype=np.float32)
+    wanted = ((out.reads[i], place, name) for i, place in placed for name in POSITIONS[texts[i].kind])
+    for line, (tokens_read, place, position) in zip(pool, wanted, strict=True):
         if position.endswith("_mean"):
-            pool[line, place[read]] = 1.0 / len(read)
+            line[place[tokens_read]] = 1.0 / len(tokens_read)
         else:
-            pool[line, place[-1]] = 1.0
-    pooling = torch.as_tensor(pool, device=model.device)
-    neutral = [
-        (i, torch.as_tensor(place[reads[i]], device=model.device)) for i, place in placed if texts[i].kind == "neutral"
-    ]
-    site_of = {site: number for number, site in enumerate(model.sites)}
-    collected = torch.empty((len(model.sites), len(out), model.d_model), device=model.device)
+            line[place[-1]] = 1.0
+    pooling = torch.as_tensor(pool).to(model.device, non_blocking=True)
+    neutral = [(i, place[out.reads[i]]) for i, place in placed if texts[i].kind == "neutral"]
+    at = torch.as_tensor(np.concatenate([p for _, p in neutral]) if neutral else np.zeros(0, np.int64))
+    at = at.to(model.device, non_blocking=True)
+    pooled = torch.empty((len(model.sites), len(lines), model.d_model), device=model.device)
+    norms = torch.empty((len(model.sites), len(at)), device=model.device)
+    number_of = {site: number for number, site in enumerate(model.sites)}
 
     def pool_site(site: str, value: torch.Tensor) -> None:
         flat = value.reshape(-1, value.shape[-1]).float()
-        torch.matmul(pooling, flat, out=collected[site_of[site]])
-        for index, place in neutral:
-            norms[index][:, site_of[site]] = flat[place].norm(dim=-1).cpu().numpy()
+        torch.matmul(pooling, flat, out=pooled[number_of[site]])
+        if len(at):
+            norms[number_of[site]] = flat[at].norm(dim=-1)
 
-    with model.hooked(dict.fromkeys(model.sites, pool_site)):
-        final = model.body(ids, positions, model.mask(branch, prefix))
-    residual[out] = collected.transpose(0, 1).cpu().numpy()
-    flat = final.reshape(-1, final.shape[-1])
-    wanted = [(i, place[reads[i] - 1], tokens[i].ids[reads[i]]) for i, place in placed if len(reads[i])]
-    if wanted:
-        before = torch.as_tensor(np.concatenate([w[1] for w in wanted]), device=model.device)
-        values = model.log_probs(flat[before], np.concatenate([w[2] for w in wanted]))
-        for (index, _, targets), value in zip(wanted, _split(values, [len(w[2]) for w in wanted]), strict=True):
-            logprob[index][: len(targets)] = value
+    with model.hooked(dict.fromkeys(model.sites, pool_site) if lines else {}):
+        final = model.body(ids, positions, model.mask(branch, last))
+
+    read = [(i, place[out.reads[i]], place[out.reads[i] - 1]) for i, place in placed if len(out.reads[i])]
+    values, read_at = torch.zeros(0), np.zeros(0, np.int64)
+    if read and log_probs:
+        # Answers that begin alike share tokens of the row: each is predicted once, from the one token before it.
+        places, first, read_at = np.unique(np.concatenate([r[1] for r in read]), return_index=True, return_inverse=True)
+        before = torch.as_tensor(np.concatenate([r[2] for r in read])[first]).to(model.device, non_blocking=True)
+        values = model.log_probs(final.reshape(-1, final.shape[-1])[before], ids.reshape(-1)[places])
+    pooled, norms, values, done = _to_host(pooled, norms, values)
+    return _Running(
+        lines=lines,
+        pooled=pooled,
+        neutral=[i for i, _ in neutral],
+        norms=norms,
+        read=[r[0] for r in read],
+        read_at=read_at,
+        values=values,
+        done=done,
+    )
+
+
+def _to_host(*found: torch.Tensor) -> tuple[Any, ...]:
+    """The tensors in host memory, copied without waiting where they come from a GPU; and what to wait for."""
+    if not any(t.is_cuda for t in found):
+        return (*found, None)
+    pinned = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in found]
+    for target, source in zip(pinned, found, strict=True):
+        target.copy_(source, non_blocking=True)
+    done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record()
+    return (*pinned, done)
 
 
 def _split(values: np.ndarray, sizes: list[int]) -> Iterator[np.ndarray]:
-    return iter(np.split(values, np.cumsum(sizes)[:-1]))
+    return iter(np.split(values, np.cumsum(sizes)[:-1])) if sizes else iter(())

@@ -30,6 +30,8 @@ from activations.sources import (
 from activations.study import Study, TemplateFrom
 
 HOOK_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # relative; bf16 keeps 8 bits of mantissa
+LOGPROB_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}  # nats; a head that is scaled or capped otherwise is nats off
+LOGIT_BLOCK, LOGIT_BLOCK_GPU = 1 << 21, 1 << 26  # logits held at a time: on a processor, what its cache holds
 PROBE = "User: My train leaves at nine. What should I pack for a week by the sea?\nAssistant:"
 PROBE_ANSWERS = (" Pack a coat and two pairs of shoes.", " Take a towel, a hat and something to read on the way.")
 
@@ -86,8 +88,8 @@ class OpenModel:
     ) -> Float[torch.Tensor, "row token d_model"]:
         """Run the model without its unembedding; returns the residual stream after the final norm."""
         return self._call(
-            input_ids=torch.as_tensor(ids, device=self.device),
-            position_ids=torch.as_tensor(position_ids, device=self.device),
+            input_ids=torch.as_tensor(ids).to(self.device, non_blocking=True),
+            position_ids=torch.as_tensor(position_ids).to(self.device, non_blocking=True),
             attention_mask=mask,
         )
 
@@ -129,26 +131,48 @@ class OpenModel:
 
     @torch.no_grad()
     def log_probs(
-        self, final: Float[torch.Tensor, "token d_model"], targets: Int[np.ndarray, "token"], chunk: int = 256
-    ) -> Float[np.ndarray, "token"]:
-        """Log-probability (nats) of each target token, from the final-normed residual of the token before it."""
+        self, final: Float[torch.Tensor, "token d_model"], targets: Int[np.ndarray, "token"]
+    ) -> Float[torch.Tensor, "token"]:
+        """Log-probability (nats, float32) of each target token, from the final-normed residual of the token before it.
+
+        The vocabulary is taken block by block, so that no row of logits is ever held whole.
+        """
         head = self.bridge.original_model.get_output_embeddings()
-        wanted = torch.as_tensor(targets, device=self.device)
-        found = []
-        for start in range(0, len(wanted), chunk):
-            logits = head(final[start : start + chunk]).float()
-            picked = logits.gather(-1, wanted[start : start + chunk, None])[:, 0]
-            found.append((picked - logits.logsumexp(dim=-1)).cpu())
-        return torch.cat(found).numpy() if found else np.zeros(0, dtype=np.float32)
+        linear = getattr(head, "original_component", head)
+        wanted = torch.as_tensor(targets).to(self.device, non_blocking=True)
+        if not isinstance(linear, torch.nn.Linear):  # a quantised head: only it knows its weights
+            chunks = zip(torch.split(final, 256), torch.split(wanted, 256), strict=True)
+            return torch.cat([self._picked(self._logits(head(f)), w) for f, w in chunks])
+        cap = LOGIT_BLOCK_GPU if self.device.type == "cuda" else LOGIT_BLOCK
+        width = max(cap // max(len(final), 1), 1024)
+        total = torch.full(wanted.shape, -torch.inf, device=self.device)
+        picked = torch.zeros_like(total)
+        for start in range(0, linear.weight.shape[0], width):
+            block = slice(start, start + width)
+            bias = linear.bias[block] if linear.bias is not None else None
+            logits = self._logits(torch.nn.functional.linear(final, linear.weight[block], bias))
+            inside = (wanted >= start) & (wanted < start + logits.shape[1])
+            at = (wanted - start).clamp(0, logits.shape[1] - 1)
+            picked = torch.where(inside, logits.gather(-1, at[:, None])[:, 0], picked)
+            total = torch.logaddexp(total, logits.logsumexp(dim=-1))
+        return picked - total
 
     def mask(
-        self, branch: Int[np.ndarray, "row token"], prefix: Int[np.ndarray, "row token"]
+        self, branch: Int[np.ndarray, "row token"], last: Int[np.ndarray, "row token"]
     ) -> Float[torch.Tensor, "row 1 q k"]:
         """The additive attention mask of packed rows: 0 where a key may be seen, the dtype's minimum elsewhere."""
-        seen = torch.as_tensor(allowed(branch, prefix), device=self.device)[:, None]
+        seen = allowed(*(torch.as_tensor(a).to(self.device, non_blocking=True) for a in (branch, last)))[:, None]
         return torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(
             ~seen, torch.finfo(self.dtype).min
         )
+
+    def _logits(self, logits: torch.Tensor) -> torch.Tensor:
+        cap = getattr(self.bridge.original_model.config, "final_logit_softcapping", None)
+        found = logits.float()
+        return cap * torch.tanh(found / cap) if cap else found
+
+    def _picked(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return logits.gather(-1, wanted[:, None])[:, 0] - logits.logsumexp(dim=-1)
 
     def _call(self, **inputs: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = self.bridge.original_model.base_model(use_cache=False, **inputs).last_hidden_state
@@ -237,7 +261,7 @@ def open_checkpoint(study: Study, name: str, *, device: torch.device, neutral_id
                 )
             plain, change = merge_adapter(plain, checkpoint.adapter, probe, where)
             changes.append({"checkpoint": checkpoint.name, "largest_logit_change": change})
-    reference = _plain_residuals(plain, probe.to(device))
+    reference, expected = _plain_residuals(plain, probe.to(device))
     bridge = TransformerBridge.boot_transformers(
         resolved.place, hf_model=plain, tokenizer=tokenizer, dtype=dtype, device=str(device)
     )
@@ -251,16 +275,20 @@ def open_checkpoint(study: Study, name: str, *, device: torch.device, neutral_id
         device=device,
         context=int(getattr(plain.config, "max_position_embeddings", 0) or 1 << 30),
     )
-    hook_deviation = _agreement(model, probe.numpy(), reference)
+    hook_deviation, logprob_deviation = _agreement(model, probe.numpy(), reference, expected)
     for checkpoint in chain[1:]:
         if checkpoint.edit is not None:
             apply_edit(bridge, checkpoint.edit, neutral_ids, where)
     packing_deviation = _packing_agreement(model)
-    limit = HOOK_TOLERANCE[study.settings.dtype]
-    for what, deviation in (("hooked", hook_deviation), ("packed", packing_deviation)):
+    residual_limit, nats = HOOK_TOLERANCE[study.settings.dtype], LOGPROB_TOLERANCE[study.settings.dtype]
+    for what, deviation, limit in (
+        ("hooked residuals differ from plain forward passes, relatively,", hook_deviation, residual_limit),
+        ("packed residuals differ from plain forward passes, relatively,", packing_deviation, residual_limit),
+        ("log-probs differ from the whole model's, in nats,", logprob_deviation, nats),
+    ):
         if not deviation <= limit:
             raise InputError(
-                f"{what} residuals differ from plain forward passes by {deviation:.1e} relative (limit {limit:.0e})",
+                f"{what} by {deviation:.1e} (limit {limit:.0e})",
                 where=where,
                 mend="this architecture cannot be captured faithfully yet; please report it",
             )
@@ -274,6 +302,7 @@ def open_checkpoint(study: Study, name: str, *, device: torch.device, neutral_id
         adapters=changes,
         hook_deviation=hook_deviation,
         packing_deviation=packing_deviation,
+        logprob_deviation=logprob_deviation,
     )
     return model
 
@@ -285,8 +314,8 @@ def _resolve(lineage: Lineage, name: str) -> ResolvedSource:
 
 
 @torch.no_grad()
-def _plain_residuals(plain: Any, ids: torch.Tensor) -> list[torch.Tensor]:
-    """Block outputs through torch's own forward hooks on the untouched model: the golden reference."""
+def _plain_residuals(plain: Any, ids: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Block outputs through torch's own forward hooks on the untouched model, and its log-probs: golden references."""
     layers = max(
         (m for m in plain.modules() if isinstance(m, torch.nn.ModuleList)), key=len
     )  # a decoder's block list is its longest module list
@@ -297,22 +326,26 @@ def _plain_residuals(plain: Any, ids: torch.Tensor) -> list[torch.Tensor]:
 
     handles = [layer.register_forward_hook(keep) for layer in layers]
     try:
-        plain(input_ids=ids, use_cache=False)
+        logits = plain(input_ids=ids, use_cache=False).logits[0, :-1].float()
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return found, torch.log_softmax(logits, dim=-1).gather(-1, ids[0, 1:, None])[:, 0]
 
 
-def _agreement(model: OpenModel, ids: np.ndarray, reference: list[torch.Tensor]) -> float:
+def _agreement(
+    model: OpenModel, ids: np.ndarray, reference: list[torch.Tensor], logprobs: torch.Tensor
+) -> tuple[float, float]:
+    """Largest relative difference of a block's output, and largest difference of a log-prob in nats."""
     found: list[torch.Tensor] = []
     size = ids.shape[1]
     zeros = np.zeros_like(ids)
     with model.hooked({s: lambda _site, value: found.append(value.float().clone()) for s in model.sites[1:]}):
-        model.body(ids, np.arange(size)[None], model.mask(zeros, zeros))
+        final = model.body(ids, np.arange(size)[None], model.mask(zeros, zeros))
     if len(found) != len(reference):
-        return float("inf")
-    return max(float((a - b).norm() / b.norm()) for a, b in zip(found, reference, strict=True))
+        return float("inf"), float("inf")
+    nats = float((model.log_probs(final[0, :-1], ids[0, 1:]) - logprobs).abs().max())
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(found, reference, strict=True)), nats
 
 
 def _packing_agreement(model: OpenModel) -> float:
@@ -326,9 +359,9 @@ def _packing_agreement(model: OpenModel) -> float:
     row = pack(texts, row_budget=4096)[0]
     kept: list[torch.Tensor] = []
     hooks: dict[str, Hook] = {s: lambda _site, value: kept.append(value.float().clone()) for s in model.sites}
-    ids, positions, branch, prefix = batch_rows([row])
+    ids, positions, branch, last = batch_rows([row])
     with model.hooked(hooks):
-        model.body(ids, positions, model.mask(branch, prefix))
+        model.body(ids, positions, model.mask(branch, last))
     packed, worst = list(kept), 0.0
     for index, place in zip(row.texts, row.places, strict=True):
         kept.clear()

@@ -71,14 +71,19 @@ def read_part(path: Path, identity: str) -> dict[Kind, Measured] | None:
 
 
 def write_store(
-    path: Path, header: dict[str, Any], sites: Sequence[str], texts: Sequence[Text], parts: Sequence[Path]
+    path: Path,
+    header: dict[str, Any],
+    sites: Sequence[str],
+    texts: Sequence[Text],
+    parts: Sequence[Path],
+    part_identity: str,
 ) -> None:
     """Make a checkpoint's store from its part files, whole or not at all.
 
     Args:
         header: identity, receipt and settings, kept as JSON.
         texts: every text of the study, in the order in which the parts hold them.
-        parts: the part files in block order.
+        parts: the part files in block order; part_identity: what they were written with.
 
     Raises:
         InputError: a part file is missing or damaged.
@@ -94,7 +99,7 @@ def write_store(
                 groups[kind] = _make_group(file, kind, rows, len(sites), header["d_model"])
         at = dict.fromkeys(groups, 0)
         for part in parts:
-            found = read_part(part, header["identity"])
+            found = read_part(part, part_identity)
             if found is None:
                 raise InputError(
                     "this part of a capture is missing or damaged", where=str(part), mend="run capture again"

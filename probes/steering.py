@@ -1,15 +1,14 @@
 """Interventions on the residual stream and what they do to the margin between the two answers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from activations.capture import RowPlan
 from activations.model import Hook, OpenModel, site_layer
-from activations.packing import PackedRow, TokenText, batch_rows, pack
+from activations.packing import PackedRow, RowPlan, TokenText, batch_rows, pack
 from activations.store import ragged_mean
 from probes.direction import Direction
 
@@ -58,7 +57,8 @@ def steered_logprobs(
         Nats per token; the first line is dose 0, then the doses in order.
     """
     found = np.zeros((1 + len(alphas), len(tokens)))
-    rows = pack(tokens, plan.row_budget)
+    # The edit starts with an answer: answers that start at different tokens must not share the tokens between.
+    rows = pack([replace(t, group=f"{t.group}@{t.read_from}") for t in tokens], plan.row_budget)
     resumable: bool | None = None if site_layer(direction.site) < len(model.sites) - 2 else False
     for start in range(0, len(rows), plan.rows_per_batch):
         batch = _Batch.of(model, rows[start : start + plan.rows_per_batch], tokens)
@@ -104,7 +104,7 @@ class _Batch:
 
     @classmethod
     def of(cls, model: OpenModel, rows: Sequence[PackedRow], tokens: Sequence[TokenText]) -> "_Batch":
-        ids, positions, branch, prefix = batch_rows(rows)
+        ids, positions, branch, last = batch_rows(rows)
         size = ids.shape[1]
         edited = np.zeros(ids.size, dtype=np.float32)
         texts, before, targets = [], [], []
@@ -118,7 +118,7 @@ class _Batch:
         return cls(
             ids=ids,
             positions=positions,
-            mask=model.mask(branch, prefix),
+            mask=model.mask(branch, last),
             texts=texts,
             edited=torch.as_tensor(edited.reshape(ids.shape), device=model.device),
             before=torch.as_tensor(np.concatenate(before), device=model.device),
@@ -128,7 +128,7 @@ class _Batch:
 
     def mean_logprobs(self, model: OpenModel, final: torch.Tensor) -> np.ndarray:
         values = model.log_probs(final.reshape(-1, final.shape[-1])[self.before], self.targets)
-        return ragged_mean(values, self.counts)
+        return ragged_mean(values.cpu().numpy(), self.counts)
 
 
 def _after(model: OpenModel, batch: _Batch, site: str, residual: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ import json
 from activations.capture import capture as capture_checkpoint
 from activations.errors import InputError
 from activations.model import OpenModel, open_checkpoint
+from activations.plan import choose_plan
 from activations.store import ActivationStore
 from scripts.runfolder import Run
 
@@ -12,14 +13,34 @@ from scripts.runfolder import Run
 def capture(run: Run) -> None:
     """Capture what is missing; finished checkpoints whose identity matches are left as they are."""
     run.check_tokens()
-    run.write_lock()
     neutral = [t.ids for x, t in zip(run.texts, run.tokens, strict=True) if x.kind == "neutral"]
+    root = run.study.lineage.root
+    opened_root: list[OpenModel] = []  # what choosing a row plan loaded serves the root's capture too
+
+    def open_root() -> OpenModel:
+        if not opened_root:
+            opened_root.append(open_checkpoint(run.study, root.name, device=run.device, neutral_ids=neutral))
+        return opened_root[0]
+
+    plan = run.recorded_plan()
+    rates: dict[str, float] = {}
+    if plan is None:
+        plan, rates = choose_plan(
+            open_root,
+            run.texts,
+            run.tokens,
+            device=run.device,
+            n_checkpoints=len(run.study.lineage.checkpoints),
+        )
+    run.write_lock(plan, rates)
     total = sum(len(t.ids) for t in run.tokens)
     for checkpoint in run.study.lineage.checkpoints:
         name = checkpoint.name
 
         def opened(name: str = name) -> OpenModel:
-            model = open_checkpoint(run.study, name, device=run.device, neutral_ids=neutral)
+            chosen = open_root() if name == root.name else None
+            opened_root.clear()  # one checkpoint in memory at a time
+            model = chosen or open_checkpoint(run.study, name, device=run.device, neutral_ids=neutral)
             _check_shape(run, model)
             return model
 

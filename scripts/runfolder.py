@@ -17,13 +17,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from activations import model as models
 from activations.artifact import content_hash, write_json
-from activations.capture import RowPlan, first_difference, row_plan, tokenize
 from activations.errors import InputError
 from activations.lineage import Checkpoint
-from activations.packing import TokenText
+from activations.packing import RowPlan, TokenText
 from activations.pairs import PairSet, Text, study_texts
+from activations.plan import default_plan, packing_record
 from activations.store import ActivationStore
 from activations.study import Study
+from activations.tokens import first_difference, tokenize
 from probes.sides import Layout, layout
 
 PACKAGES = (
@@ -120,18 +121,28 @@ class Run:
 
     def plan(self, checkpoint: Checkpoint) -> RowPlan:
         """The study's row plan; an identity control gets another one, so that it is a second measurement."""
-        lock = self._lock().get("row_plan")
-        plan = RowPlan(**lock) if lock else row_plan(self.device)
+        plan = self.recorded_plan() or default_plan(self.device)
         if checkpoint.edit is not None and checkpoint.edit.kind == "identity":
             return RowPlan(row_budget=max(plan.row_budget * 3 // 4, 1), rows_per_batch=plan.rows_per_batch + 1)
         return plan
 
-    def write_lock(self) -> None:
-        """study.lock.json: the resolved study, its hashes, the row plan, versions. The row plan is kept once made."""
-        plan = self._lock().get("row_plan") or {
-            "row_budget": row_plan(self.device).row_budget,
-            "rows_per_batch": row_plan(self.device).rows_per_batch,
-        }
+    def recorded_plan(self) -> RowPlan | None:
+        """The row plan that study.lock.json holds, so that every capture of this run lays out its rows alike."""
+        found = self._lock().get("row_plan")
+        try:
+            return RowPlan(row_budget=found["row_budget"], rows_per_batch=found["rows_per_batch"]) if found else None
+        except (KeyError, TypeError) as error:
+            where = f"{self.folder / 'study.lock.json'}, row_plan"
+            raise InputError("is no row plan", where=where, mend="delete the lock file and run again") from error
+
+    def write_lock(self, plan: RowPlan, rates: dict[str, float]) -> None:
+        """study.lock.json: the resolved study, its hashes, the row plan and packing, versions.
+
+        Args:
+            plan: the row plan; kept as it is from the first capture of a run on.
+            rates: tokens per second of the plans that were tried, kept with it ({} keeps what is there).
+        """
+        before = self._lock()
         lock = {
             "study": self.study.settings.model_dump(mode="json", by_alias=True),
             "checkpoints": {
@@ -139,7 +150,9 @@ class Run:
                 for c in self.study.lineage.checkpoints
             },
             "pairs_hash": self.pairs.hash,
-            "row_plan": plan,
+            "row_plan": {"row_budget": plan.row_budget, "rows_per_batch": plan.rows_per_batch},
+            "row_plan_rates": rates or before.get("row_plan_rates", {}),
+            "packing": packing_record(self.texts, self.tokens, plan),
             "versions": versions(),
         }
         write_json(self.folder / "study.lock.json", lock)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import pair, write_lines
 
-from activations.capture import tokenize
 from activations.errors import InputError
 from activations.pairs import PlainTemplate, load_neutral, load_pairs, render_texts
+from activations.tokens import tokenize
 
 
 def refusal(path: Path) -> str:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import base, study_of
 
-from activations.capture import RowPlan, tokenize
 from activations.model import OpenModel, open_checkpoint
+from activations.packing import RowPlan
 from activations.pairs import PlainTemplate, study_texts
+from activations.tokens import tokenize
 from probes.direction import Direction
 from probes.steering import Add, dose_slopes, steered_logprobs
 

@@ -9,11 +9,13 @@ import pytest
 from conftest import base, study_of
 
 from activations import capture as capturing
-from activations.capture import RowPlan, capture, run_block, tokenize
+from activations.capture import capture, run_block
 from activations.errors import InputError
 from activations.model import open_checkpoint
+from activations.packing import RowPlan
 from activations.pairs import PlainTemplate, study_texts
 from activations.store import ActivationStore, read_part
+from activations.tokens import tokenize
 
 PLAN = RowPlan(row_budget=300, rows_per_batch=2)
 

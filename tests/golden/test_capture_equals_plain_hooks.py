@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from activations.capture import RowPlan, run_block, tokenize
+from activations.capture import run_block
 from activations.model import OpenModel, open_checkpoint
+from activations.packing import RowPlan
 from activations.pairs import Text, study_texts
 from activations.store import POSITIONS, Measured
+from activations.tokens import tokenize
 
 
 @pytest.fixture(scope="module")

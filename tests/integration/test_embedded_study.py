@@ -8,11 +8,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from activations.artifact import file_hash
-from activations.capture import RowPlan, run_block, tokenize
+from activations.capture import run_block
 from activations.embedded import embedded_model
 from activations.model import open_checkpoint
+from activations.packing import RowPlan
 from activations.pairs import PlainTemplate, study_texts
 from activations.study import Study, build_study
+from activations.tokens import tokenize
 from analysis.tables import read_table
 from scripts import cli
 
