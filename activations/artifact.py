@@ -1,9 +1,12 @@
 """What every file of a run has in common: content hashes, whole-or-nothing writes, one writer a folder."""
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +42,7 @@ def writing(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary path beside `path`, renamed over it on success.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the folder cannot be written to, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +59,32 @@ def writing(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp is private; results are as readable as any other file
         os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except InputError:
+        raise
+    except Exception as error:
+        full = _no_room(error)
+        if full is None:
+            raise
+        raise _unwritable(path.parent, full) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def reserve(path: Path, size: int) -> None:
+    """Find out now whether `size` bytes fit at an (empty) file, and leave it empty.
+
+    For writers that do not survive a full disk: HDF5 crashes the process when its last flush fails.
+
+    Raises:
+        OSError: they do not fit.
+    """
+    with open(path, "r+b") as handle:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle.fileno(), 0, size)
+            handle.truncate(0)
+        elif shutil.disk_usage(path.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -99,6 +126,31 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         handle.close()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, where the file system knows how."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _no_room(error: BaseException | None) -> OSError | None:
+    """The operating system's refusal of more bytes behind an error, if there is one.
+
+    HDF5 and safetensors wrap it in errors of their own, where it is only found in the words.
+    """
+    while error is not None:
+        number = getattr(error, "errno", None)
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            said = str(error)
+            if number == code or os.strerror(code) in said or f"os error {code}" in said or f"errno = {code}," in said:
+                return OSError(code, os.strerror(code))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _unwritable(folder: Path, error: OSError) -> InputError:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from activations.artifact import FORMAT_VERSION, content_hash
+from activations.artifact import content_hash
 from activations.model import OpenModel
 from activations.packing import PACKING, PackedRow, RowPlan, TokenText, batch_rows, pack
 from activations.pairs import KINDS, Kind, Text
-from activations.store import POSITIONS, ActivationStore, Measured, read_part, write_part, write_store
+from activations.store import POSITIONS, STORE_VERSION, ActivationStore, Measured, read_part, write_part, write_store
 from activations.tokens import token_hash
 
 BLOCK_GROUPS = 48  # groups a block: about a minute of work on two cores with the embedded model
@@ -65,7 +65,7 @@ def capture(
     Returns:
         Whether anything was computed (False: a finished store with this identity was there).
     """
-    identity = content_hash({"format": FORMAT_VERSION, "tokens": token_hash(tokens), **determinants})
+    identity = content_hash({"format": STORE_VERSION, "tokens": token_hash(tokens), **determinants})
     total = sum(len(t.ids) for t in tokens)
     if path.is_file():
         with ActivationStore(path) as store:

@@ -7,13 +7,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from activations.artifact import content_hash
 from activations.errors import InputError
 from activations.study import Study
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("holds a control character or a line break")
+    return text
+
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), AfterValidator(_printable)]
 Words = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
 Kind = Literal["response", "prompt", "null_prompt", "neutral"]
 KINDS: tuple[Kind, ...] = ("response", "prompt", "null_prompt", "neutral")
@@ -83,6 +90,8 @@ class PairSet:
     def select(self, domains: Sequence[str], wordings: int | None, max_scenarios: int | None) -> "PairSet":
         """The named domains (empty = all), the first wordings, and the first scenarios of each domain.
 
+        Naming domains leaves contrasts that have none of them (confounds, nulls) as they are.
+
         Raises:
             InputError: a named domain does not occur.
         """
@@ -93,10 +102,12 @@ class PairSet:
                 where=self.where,
                 mend=f"domains here: {', '.join(self.domains)}",
             )
+        narrowed = {p.contrast for p in self.pairs if p.domain in domains}
         kept: dict[tuple[str, str, str], set[str]] = {}
         chosen = []
         for pair in self.pairs:
-            if (domains and pair.domain not in domains) or (wordings is not None and pair.paraphrase >= wordings):
+            elsewhere = pair.contrast in narrowed and pair.domain not in domains
+            if elsewhere or (wordings is not None and pair.paraphrase >= wordings):
                 continue
             scenarios = kept.setdefault((pair.contrast, pair.design, pair.domain), set())
             full = max_scenarios is not None and len(scenarios) >= max_scenarios
@@ -107,8 +118,8 @@ class PairSet:
         return PairSet(tuple(chosen), self.where)
 
 
-def load_pairs(reference: str | Path) -> PairSet:
-    """Pairs from `builtin:<name>`, a JSON Lines file, or a folder of them (read in name order).
+def load_pairs(*references: str | Path) -> PairSet:
+    """Pairs from `builtin:<name>`, JSON Lines files, or folders of them (read in name order), one after another.
 
     Raises:
         InputError: no such file, a line that is no valid pair, a duplicate pair_id, or a scenario in two domains;
@@ -117,7 +128,7 @@ def load_pairs(reference: str | Path) -> PairSet:
     seen: dict[str, str] = {}
     home: dict[str, str] = {}
     pairs = []
-    for where, pair in read_rows(reference, "pairs", ContrastPair):
+    for where, pair in (row for each in references for row in read_rows(each, "pairs", ContrastPair)):
         if pair.pair_id in seen:
             raise InputError(
                 f"pair_id {pair.pair_id!r} is already used at {seen[pair.pair_id]}", where=where, mend="rename one"
@@ -130,9 +141,10 @@ def load_pairs(reference: str | Path) -> PairSet:
             )
         seen[pair.pair_id] = where
         pairs.append(pair)
+    where = " + ".join(str(r) for r in references)
     if not pairs:
-        raise InputError("holds no pair", where=str(reference), mend="one JSON object a line; see docs/pairs.md")
-    return PairSet(tuple(pairs), str(reference))
+        raise InputError("holds no pair", where=where, mend="one JSON object a line; see docs/pairs.md")
+    return PairSet(tuple(pairs), where)
 
 
 def load_neutral(reference: str | Path, limit: int | None = None) -> tuple[NeutralText, ...]:
@@ -284,7 +296,8 @@ def render_texts(pairs: PairSet, neutral: Iterable[NeutralText], template: Templ
 def study_texts(study: Study, template: Template) -> tuple[PairSet, tuple[Text, ...]]:
     """The pairs a study selects and all its rendered texts."""
     settings = study.settings
-    pairs = load_pairs(study.resolve(settings.pairs))
+    named = [settings.pairs] if isinstance(settings.pairs, str) else settings.pairs
+    pairs = load_pairs(*(study.resolve(reference) for reference in named))
     pairs = pairs.select(settings.domains, settings.wordings, settings.max_scenarios)
     neutral = load_neutral(study.resolve(settings.neutral), settings.max_neutral)
     return pairs, render_texts(pairs, neutral, template, pmi=settings.pmi)

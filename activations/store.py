@@ -8,7 +8,8 @@ one go. See docs/file-format.md.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from activations.artifact import FORMAT_VERSION, writing
+from activations.artifact import reserve, writing
 from activations.errors import InputError
 from activations.pairs import KINDS, Kind, Text
 
@@ -33,6 +34,9 @@ POSITIONS: dict[Kind, tuple[str, ...]] = {
 TEXT_COLUMNS = ("text_id", "pair_id", "scenario_id", "domain", "contrast", "design", "language", "side")
 NUMBER_COLUMNS = ("wording", "n_tokens")
 CHUNK_TEXTS = 64
+STORE_VERSION = 2
+READABLE = (1, 2)  # 1 kept text columns as variable-length strings, without checksums
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what HDF5 raises on bytes that are not its own
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -88,9 +92,10 @@ def write_store(
     Raises:
         InputError: a part file is missing or damaged.
     """
-    with writing(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
-        file.attrs["format_version"] = FORMAT_VERSION
+    with writing(path) as temporary, _fresh(temporary, _room(texts, parts, len(sites), header["d_model"])) as file:
+        file.attrs["format_version"] = STORE_VERSION
         file.attrs["header"] = json.dumps(header, sort_keys=True)
+        file.attrs["header_sha256"] = _header_hash(file.attrs["header"], sites)
         file.attrs["sites"] = list(sites)
         groups = {}
         for kind in KINDS:
@@ -127,15 +132,35 @@ class ActivationStore:
             raise InputError("no activations here", where=str(path), mend="run `compassion capture` first")
         try:
             self._file = h5py.File(path, "r")
-        except OSError as error:
+        except DAMAGE as error:
             raise self._error(f"cannot be read ({error})") from error
-        version = self._file.attrs.get("format_version")
-        if version is None or "header" not in self._file.attrs:
-            raise self._error("is no ActivationStore")
-        if version != FORMAT_VERSION:
-            raise self._error(f"has format version {version}; this program reads {FORMAT_VERSION}")
-        self.header: dict[str, Any] = json.loads(self._file.attrs["header"])
-        self.sites: tuple[str, ...] = tuple(self._file.attrs["sites"])
+        try:
+            self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_header(self) -> None:
+        try:
+            attributes = dict(self._file.attrs)
+            version = attributes.get("format_version")
+            if version is None or "header" not in attributes:
+                raise self._error("is no ActivationStore")
+            if version not in READABLE:
+                known = " and ".join(str(v) for v in READABLE)
+                raise InputError(
+                    f"has format version {version}; this program reads {known}",
+                    where=str(self.path),
+                    mend="update compassion-probes, or delete this file and run `compassion capture` again",
+                )
+            self.header: dict[str, Any] = json.loads(attributes["header"])
+            self.sites: tuple[str, ...] = tuple(str(s) for s in attributes["sites"])
+            if version >= 2 and attributes["header_sha256"] != _header_hash(attributes["header"], self.sites):
+                raise self._error("its header is damaged (checksum)")
+        except InputError:
+            raise
+        except DAMAGE as error:
+            raise self._error(f"its header is damaged ({error})") from error
 
     def __enter__(self) -> "ActivationStore":
         return self
@@ -156,8 +181,8 @@ class ActivationStore:
     def rows(self, kind: Kind) -> pd.DataFrame:
         """One row a text, in the order of the residuals: ids, domain, contrast, side, wording, n_tokens."""
         group = self._group(kind)
-        columns: dict[str, Any] = {c: self._read(group[c]).astype(str) for c in TEXT_COLUMNS}
-        return pd.DataFrame(columns | {c: self._read(group[c]) for c in NUMBER_COLUMNS})
+        columns: dict[str, Any] = {c: self._read(group, c) for c in TEXT_COLUMNS}
+        return pd.DataFrame(columns | {c: self._read(group, c) for c in NUMBER_COLUMNS})
 
     def residual(self, kind: Kind, position: str, site: str) -> Float[np.ndarray, "text d_model"]:
         """One (position, site) slice, float32, in the order of `rows(kind)`."""
@@ -168,28 +193,39 @@ class ActivationStore:
                 where=str(self.path),
                 mend=f"positions: {', '.join(POSITIONS[kind])}; sites: {self.sites[0]} … {self.sites[-1]}",
             )
-        return self._read(group["residual"], np.s_[:, POSITIONS[kind].index(position), self.sites.index(site)])
+        return self._read(group, "residual", np.s_[:, POSITIONS[kind].index(position), self.sites.index(site)])
 
     def mean_logprob(self, kind: Kind) -> Float[np.ndarray, "text"]:
-        """Mean log-probability (nats) a read token, per text."""
+        """Mean log-probability (nats) a read token, per text.
+
+        Raises:
+            InputError: prompts, of which no token is predicted; or damage.
+        """
+        if kind == "prompt":
+            raise InputError("prompts have no log-probs", where=str(self.path), mend="ask for response or neutral")
         group = self._group(kind)
-        counts = self._read(group["n_tokens"])
-        return ragged_mean(self._read(group["logprob"]), counts)
+        return ragged_mean(self._read(group, "logprob"), self._read(group, "n_tokens"))
 
     def token_norm(self, site: str) -> Float[np.ndarray, "token"]:
         """Residual norms of the neutral tokens at a site (the first token of each text left out)."""
-        return self._read(self._group("neutral")["token_norm"], np.s_[:, self.sites.index(site)])
+        return self._read(self._group("neutral"), "token_norm", np.s_[:, self.sites.index(site)])
 
     def _group(self, kind: Kind) -> h5py.Group:
-        if kind not in self._file:
-            raise InputError(f"holds no {kind} texts", where=str(self.path), mend="run capture again")
-        return self._file[kind]
-
-    def _read(self, dataset: h5py.Dataset, selection: Any = ()) -> np.ndarray:
         try:
-            return np.asarray(dataset.asstr()[selection] if dataset.dtype == object else dataset[selection])
-        except OSError as error:  # HDF5 raises it where a checksum does not match
-            raise self._error(f"{dataset.name} is damaged ({error})") from error
+            if kind in self._file:
+                return self._file[kind]
+        except DAMAGE as error:
+            raise self._error(f"{kind} is damaged ({error})") from error
+        raise InputError(f"holds no {kind} texts", where=str(self.path), mend="run capture again")
+
+    def _read(self, group: h5py.Group, name: str, selection: Any = ()) -> np.ndarray:
+        try:
+            dataset = group[name]
+            if h5py.check_string_dtype(dataset.dtype) is not None:
+                return np.asarray(dataset.asstr()[selection]).astype(str)
+            return np.asarray(dataset[selection])
+        except DAMAGE as error:  # a checksum that does not match, or bytes that are no HDF5
+            raise self._error(f"{group.name}/{name} is damaged ({error})") from error
 
     def _error(self, problem: str) -> InputError:
         return InputError(problem, where=str(self.path), mend="delete this file and run `compassion capture` again")
@@ -212,13 +248,17 @@ def _make_group(file: h5py.File, kind: Kind, rows: list[Text], n_sites: int, d_m
             rdcc_nslots=10_007,
         )
     for column in TEXT_COLUMNS:
-        group.create_dataset(column, data=[getattr(t, column) for t in rows], dtype=h5py.string_dtype())
-    group.create_dataset("wording", data=np.asarray([t.wording for t in rows], dtype=np.int64))
+        values = [getattr(t, column).encode() for t in rows]
+        # Of fixed length, because checksums do not reach the heap that holds strings of variable length.
+        text = h5py.string_dtype("utf-8", max(1, *(len(v) for v in values)))
+        group.create_dataset(column, data=np.asarray(values, dtype=text), chunks=True, fletcher32=True)
+    wording = np.asarray([t.wording for t in rows], dtype=np.int64)
+    group.create_dataset("wording", data=wording, chunks=True, fletcher32=True)
     group.create_dataset("n_tokens", (len(rows),), np.int64, fletcher32=True, chunks=True)
-    group.create_dataset("logprob", (0,), np.float32, maxshape=(None,), chunks=(16384,), fletcher32=True)
+    group.create_dataset("logprob", (0,), np.float32, maxshape=(None,), chunks=(4096,), fletcher32=True)
     if kind == "neutral":
         group.create_dataset(
-            "token_norm", (0, n_sites), np.float32, maxshape=(None, n_sites), chunks=(4096, 1), fletcher32=True
+            "token_norm", (0, n_sites), np.float32, maxshape=(None, n_sites), chunks=(1024, 1), fletcher32=True
         )
     return group
 
@@ -236,10 +276,30 @@ def _append(group: h5py.Group, at: int, found: Measured) -> int:
     return end
 
 
+@contextmanager
+def _fresh(path: Path, size: int) -> Iterator[h5py.File]:
+    reserve(path, size)
+    with h5py.File(path, "w", libver="latest") as file:
+        yield file
+
+
+def _room(texts: Sequence[Text], parts: Sequence[Path], n_sites: int, d_model: int) -> int:
+    """More bytes than the store will take: what the parts hold, chunks filled up, columns, HDF5's own."""
+    held = sum(part.stat().st_size for part in parts if part.is_file())
+    filled = CHUNK_TEXTS * n_sites * d_model * 4 * sum(len(POSITIONS[k]) for k in KINDS)
+    columns = sum(len(TEXT_COLUMNS) * max(len(getattr(t, c).encode()) for c in TEXT_COLUMNS) for t in texts)
+    chunks = (len(texts) // CHUNK_TEXTS + len(KINDS)) * n_sites * 2 * 64
+    return held + filled + 2 * columns + chunks + (1 << 18)
+
+
 def ragged_mean(values: Float[np.ndarray, "token"], counts: Int[np.ndarray, "text"]) -> Float[np.ndarray, "text"]:
     """The mean of each text's piece of `values`, pieces of `counts` (at least 1) one after another; float64."""
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     return np.add.reduceat(values.astype(np.float64), starts) / counts
+
+
+def _header_hash(header: str, sites: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join([header, *sites]).encode()).hexdigest()
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:

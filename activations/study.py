@@ -36,7 +36,7 @@ class StudySettings(_Strict):
     """The [study] table: everything that changes a number."""
 
     name: Name
-    pairs: str = "builtin:compassion"
+    pairs: str | Annotated[list[str], Field(min_length=1)] = "builtin:compassion"
     neutral: str = "builtin:neutral"
     domains: list[str] = []
     wordings: int | None = Field(default=None, ge=1)

@@ -18,7 +18,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 from activations.pairs import ContrastPair, PairSet
 from probes.evaluate import auroc, cross_scores
 from probes.features import feature_table, has_stock_phrase, measure, words
-from probes.sides import balanced_folds
+from probes.sides import POOLED, balanced_folds
 from probes.surface import tfidf_baseline
 
 SHOWN = 12  # worst pairs, terms and frames listed
@@ -112,7 +112,7 @@ def blocks_of(pairs: PairSet) -> list[Block]:
     ]
 
 
-def audit(pairs: PairSet, limits: AuditLimits, *, seed: int = 0) -> Audit:
+def audit_pairs(pairs: PairSet, limits: AuditLimits, *, seed: int = 0) -> Audit:
     """Audit a pair set, block by block.
 
     Args:
@@ -233,7 +233,7 @@ def _close(texts: Sequence[str], limit: float) -> list[tuple[int, int, float]]:
 def _slices(block: Block) -> list[tuple[str, Block]]:
     names = list(dict.fromkeys(block.domains))
     parts = [(n, block.keep(i for i, d in enumerate(block.domains) if d == n)) for n in names]
-    return [("pooled", block), *parts] if len(names) > 1 else [("pooled", block)]
+    return [(POOLED, block), *parts] if len(names) > 1 else [(POOLED, block)]
 
 
 def _feature_rows(part: Block, domain: str) -> list[AuditRow]:
@@ -251,14 +251,14 @@ def _feature_rows(part: Block, domain: str) -> list[AuditRow]:
 
 def _tfidf_rows(block: Block, seed: int) -> tuple[list[AuditRow], Float[np.ndarray, "unit"]]:
     """TF-IDF trained and scored within each domain, over the whole block, and on its scenarios without set phrases."""
-    parts = [(f"tfidf{'' if n == 'pooled' else ' (within the domain)'}", n, p) for n, p in _slices(block)]
+    parts = [(f"tfidf{'' if n == POOLED else ' (within the domain)'}", n, p) for n, p in _slices(block)]
     free = [
         i
         for i, sides in enumerate(zip(block.positive, block.negative, strict=True))
         if not any(has_stock_phrase(t) for side in sides for t in side)
     ]
     if len(free) < len(block.units):
-        parts.append(("tfidf (no stock phrases)", "pooled", block.keep(free)))
+        parts.append(("tfidf (no stock phrases)", POOLED, block.keep(free)))
     rows, gaps = [], np.zeros(0)
     for feature, domain, part in parts:
         if len(part.units) < 2 * FOLDS:
@@ -307,7 +307,7 @@ def _area_failures(rows: Sequence[AuditRow], limits: AuditLimits) -> list[str]:
         if row.feature.startswith("tfidf"):
             limit = limits.tfidf
         else:
-            limit = limits.feature if row.domain == "pooled" else limits.feature_domain
+            limit = limits.feature if row.domain == POOLED else limits.feature_domain
         if folded(row.area) > limit:
             found.append(
                 f"{row.block}, {row.domain}: {row.feature} tells the sides apart with AUROC {row.area:.3f} "

@@ -182,6 +182,26 @@ def export(
 
 
 @app.command()
+def audit(
+    pairs: Annotated[list[str], typer.Argument(metavar="PAIRS...", help="Pair files, folders, or builtin:NAME.")],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write everything the audit found here.", show_default=False)
+    ] = None,
+    feature_limit: Annotated[float, typer.Option(help="AUROC of a single feature, over all domains.")] = 0.60,
+    domain_limit: Annotated[float, typer.Option(help="AUROC of a single feature in one domain.")] = 0.65,
+    tfidf_limit: Annotated[float, typer.Option(help="AUROC of TF-IDF on held-out scenarios.")] = 0.75,
+    quiet: Quiet = False,
+) -> None:
+    """Say how well surface features tell the sides of pairs apart. Exits with 1 where a limit is passed."""
+    from probes.audit import AuditLimits
+    from scripts.audit import audit as verb
+
+    limits = AuditLimits(feature=feature_limit, feature_domain=domain_limit, tfidf=tfidf_limit)
+    passed = verb(pairs, limits, json_file, Console(quiet=quiet))
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed, which device is used, and whether the embedded model loads."""
     from scripts.doctor import doctor as verb

@@ -91,13 +91,18 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def write_study(folder: Path) -> Path:
+    """pairs.jsonl (two domains of six scenarios) and neutral.jsonl (eight passages)."""
+    write_lines(folder / "pairs.jsonl", [pair(n, d) for d in DOMAINS for n in range(6)])
+    passages = [f"The {w} is kept by the north wall, beside number {i}." for i, w in enumerate("abcdefgh")]
+    write_lines(folder / "neutral.jsonl", [{"text_id": f"n{i}", "text": t} for i, t in enumerate(passages)])
+    return folder
+
+
 @pytest.fixture
 def texts_folder(tmp_path: Path) -> Path:
-    """A folder with pairs.jsonl (two domains of six scenarios) and neutral.jsonl (eight passages)."""
-    write_lines(tmp_path / "pairs.jsonl", [pair(n, d) for d in DOMAINS for n in range(6)])
-    passages = [f"The {w} is kept by the north wall, beside number {i}." for i, w in enumerate("abcdefgh")]
-    write_lines(tmp_path / "neutral.jsonl", [{"text_id": f"n{i}", "text": t} for i, t in enumerate(passages)])
-    return tmp_path
+    """A folder with pairs.jsonl and neutral.jsonl."""
+    return write_study(tmp_path)
 
 
 def study_of(folder: Path, checkpoints: list[dict[str, Any]], **settings: Any) -> Study:

@@ -145,7 +145,7 @@ def test_truncated_foreign_newer_and_flipped_files_are_refused(setting, tmp_path
     shutil.copyfile(path, newer)
     with h5py.File(newer, "r+") as file:
         file.attrs["format_version"] = 99
-    with pytest.raises(InputError, match="has format version 99; this program reads 1"):
+    with pytest.raises(InputError, match="has format version 99; this program reads 1 and 2"):
         ActivationStore(newer)
 
     flipped = tmp_path / "flipped.h5"
