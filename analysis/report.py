@@ -61,6 +61,7 @@ def write_report(folder: Path) -> Path:
         tables=_sources(tables),
         receipts=_records(tables["receipts"]),
         baselines=_baselines(tables["layers"], band),
+        audit=_audit(folder / "audit.json"),
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"
@@ -113,6 +114,30 @@ def _baselines(layers: pd.DataFrame, band: list[int]) -> list[dict[str, Any]]:
     root = layers.checkpoint.iloc[0]
     rows = layers[(layers.checkpoint == root) & (layers.layer == middle)]
     return _records(rows.assign(middle=middle))
+
+
+def _audit(path: Path) -> list[dict[str, Any]]:
+    """Per block of pairs and surface feature: pooled area and the domain furthest from ½; empty without an audit."""
+    try:
+        rows = pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["rows"])
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError("cannot be read as an audit", where=str(path), mend="run `compassion train-probes`") from error
+    found = []
+    for (block, feature), part in rows.groupby(["block", "feature"], sort=False):
+        pooled, own = part[part.domain == "pooled"], part[part.domain != "pooled"]
+        furthest = own.loc[(own.area - 0.5).abs().idxmax()] if len(own) else None
+        found.append(
+            {
+                "block": block,
+                "feature": feature,
+                "pooled": pooled.area.iloc[0] if len(pooled) else None,
+                "domain": furthest.domain if furthest is not None else "",
+                "furthest": furthest.area if furthest is not None else None,
+            }
+        )
+    return found
 
 
 def _sources(tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:

@@ -260,22 +260,31 @@ def _tfidf_rows(block: Block, seed: int) -> tuple[list[AuditRow], Float[np.ndarr
     if len(free) < len(block.units):
         parts.append(("tfidf (no stock phrases)", POOLED, block.keep(free)))
     rows, gaps = [], np.zeros(0)
+
+    def add(feature: str, domain: str, part: Block, plus: np.ndarray, minus: np.ndarray) -> None:
+        area = auroc(plus, minus)
+        rows.append(AuditRow(block=part.name, domain=domain, feature=feature, n_scenarios=len(part.units), area=area))
+
     for feature, domain, part in parts:
         if len(part.units) < 2 * FOLDS:
             continue
         folds = _folds(part, seed)
-        plus, minus = cross_scores(_joined(part.positive), _joined(part.negative), folds, tfidf_baseline())
-        if feature == "tfidf":
-            gaps = plus - minus
-        rows.append(
-            AuditRow(
-                block=block.name,
-                domain=domain,
-                feature=feature,
-                n_scenarios=len(part.units),
-                area=auroc(plus, minus),
+        scores = cross_scores(_joined(part.positive), _joined(part.negative), folds, tfidf_baseline())
+        add(feature, domain, part, *scores)
+        if feature != "tfidf":
+            continue
+        gaps = scores[0] - scores[1]
+        wordings = [len(unit) for unit in part.positive]
+        if max(wordings) > 1:  # what a reader makes of one answer, where the scenario's wordings make it easier
+            plus, minus = (
+                np.asarray([t for unit in s for t in unit], dtype=object) for s in (part.positive, part.negative)
             )
-        )
+            add(
+                "tfidf (one answer)",
+                domain,
+                part,
+                *cross_scores(plus, minus, np.repeat(folds, wordings), tfidf_baseline()),
+            )
     return rows, gaps
 
 

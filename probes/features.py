@@ -24,7 +24,7 @@ _THIRD = frozenset(
 STOCK_PHRASES = (
     r"\bsorry\b",
     r"\b(?:that|this|it) (?:must|has to|can) (?:be|feel|have been) (?:so |very |really |incredibly )?"
-    r"(?:hard|tough|difficult|painful|awful|scary|frightening|overwhelming)\b",
+    r"(?:hard|tough|difficult|painful|awful|scary|frightening|overwhelming)\b(?!-)",
     r"\bsounds? (?:so |really |very |incredibly )?"
     r"(?:hard|tough|difficult|painful|stressful|frustrating|overwhelming)\b",
     r"\bhere for you\b",
@@ -75,7 +75,7 @@ def feature_table() -> dict[str, Feature]:
         "words": lambda t: float(len(words(t))),
         "tokens": lambda t: float(len(_PIECE.findall(t))),
         "characters": lambda t: float(len(t)),
-        "word_length": lambda t: _mean([len(w) for w in words(t)]),
+        "word_length": lambda t: _mean([float(len(w)) for w in words(t)]),
         "sentences": lambda t: float(max(len(_SENTENCE.findall(t)), 1)),
         "first_person": lambda t: _rate(words(t), _FIRST),
         "second_person": lambda t: _rate(words(t), _SECOND),

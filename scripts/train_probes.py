@@ -2,8 +2,10 @@
 
 import pandas as pd
 
+from activations.artifact import write_json
 from activations.model import site_layer
 from analysis.tables import write_table
+from probes.audit import AuditLimits, audit_pairs
 from probes.fit import N_FOLDS, POSITION, fit_checkpoint, held_out, save_directions
 from probes.sides import scenario_folds
 from probes.surface import side_texts, surface_baselines
@@ -14,6 +16,9 @@ def train_probes(run: Run) -> None:
     """Fit every checkpoint on the same folds and score it on the scenarios each fold left out."""
     rows = []
     seed = run.study.settings.seed
+    write_json(
+        run.folder / "audit.json", {"pairs_hash": run.pairs.hash, **audit_pairs(run.pairs, AuditLimits()).about()}
+    )
     for checkpoint in run.study.lineage.checkpoints:
         with run.open_store(checkpoint.name) as store:
             plan = run.layout(store)
