@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from activations.study import Study, build_study
@@ -15,13 +15,19 @@ from activations.study import Study, build_study
 DOMAINS = ("harbour", "orchard")
 
 
-def save_tokenizer(folder: Path, extra: tuple[str, ...] = ()) -> None:
+def save_tokenizer(folder: Path, extra: tuple[str, ...] = (), special: tuple[str, ...] = (), bos: str = "") -> None:
+    """Byte-level BPE: `extra` are merged words, `special` are tokens found in any text, `bos` starts every text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {symbol: i for i, symbol in enumerate([*alphabet, *extra])}
     merges = [(word[:-1], word[-1]) for word in extra]
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([*special, *([bos] if bos else [])])
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
 
 

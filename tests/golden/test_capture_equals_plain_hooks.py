@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import base, study_of
+from conftest import base, save_llama, save_tokenizer, study_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from activations.capture import run_block
+from activations.errors import InputError
 from activations.model import OpenModel, open_checkpoint
 from activations.packing import RowPlan
 from activations.pairs import Text, study_texts
@@ -107,8 +108,72 @@ def test_no_text_order_length_or_packing_changes_a_residual(opened, plain, group
     check(opened, plain, texts, RowPlan(row_budget=budget, rows_per_batch=together))
 
 
-def test_hooked_and_packed_deviations_are_on_the_receipt(opened):
+FRAGMENTS = st.lists(
+    st.sampled_from(["<|end|>", "<|start|>", "th", "the", " the", "e", " ", "\n", "é", "漢", "🜚", "User:"]),
+    min_size=1,
+    max_size=9,
+).map("".join)
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[OpenModel, torch.nn.Module]:
+    """A model whose tokenizer merges across any boundary, starts texts with BOS, and finds special tokens in them."""
+    folder = tmp_path_factory.mktemp("odd")
+    save_llama(folder)
+    save_tokenizer(folder, extra=("th", "the", ":t", "::"), special=("<|end|>",), bos="<|start|>")
+    opened = open_checkpoint(study_of(folder, [base(folder)]), "base", device=torch.device("cpu"), neutral_ids=[])
+    return opened, AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    scenarios=st.lists(
+        st.tuples(FRAGMENTS, st.lists(st.tuples(FRAGMENTS, st.integers(1, 8)), min_size=2, max_size=6)),
+        min_size=1,
+        max_size=4,
+    ),
+    budget=st.integers(1, 600),
+    together=st.integers(1, 4),
+)
+def test_boundaries_special_tokens_long_answers_and_wordings_change_nothing(odd, scenarios, budget, together):
+    """Answers that merge with the prompt's end, hold special tokens, repeat each other's beginnings, or run long."""
+    opened, plain = odd
+    texts = []
+    for number, (prompt, answers) in enumerate(scenarios):
+        about = {"group": str(number), "scenario_id": str(number)}
+        texts.append(Text(kind="prompt", text_id=f"{number}/p", text=prompt, **about))
+        for a, (answer, times) in enumerate(answers):
+            whole = prompt + answer * times
+            texts.append(Text(kind="response", text_id=f"{number}/{a}", text=whole, read_from=len(prompt), **about))
+            alone = {"text_id": f"{number}/{a}/null", "group": f"null:{number}/{a}"}
+            texts.append(Text(kind="null_prompt", text=":" + answer * times, read_from=1, **alone))
+    check(opened, plain, texts, RowPlan(row_budget=budget, rows_per_batch=together))
+
+
+def test_an_answer_that_merges_with_the_prompts_end_is_read_with_that_token(odd):
+    opened, _ = odd
+    text = Text(kind="response", text_id="a", text="of th" + "e sea", read_from=5, group="a")
+    token = tokenize(opened.tokenizer, [text], opened.context, "test")[0]
+    assert opened.tokenizer.convert_ids_to_tokens(token.ids.tolist())[token.read_from] == "the"
+
+
+def test_a_text_longer_than_the_context_is_refused_by_name_and_never_cut(odd):
+    opened, _ = odd
+    text = Text(kind="response", text_id="grief-001/positive", text="a" * 300, read_from=1, group="a")
+    with pytest.raises(InputError, match=r"'grief-001/positive' has 301 tokens, more than the model's context of 256"):
+        tokenize(opened.tokenizer, [text], 256, "test")
+
+
+def test_an_answer_without_a_token_is_refused_by_name(odd):
+    opened, _ = odd
+    text = Text(kind="response", text_id="grief-002/negative", text="the", read_from=3, group="a")
+    with pytest.raises(InputError, match="'grief-002/negative' has no token to read"):
+        tokenize(opened.tokenizer, [text], opened.context, "test")
+
+
+def test_hooked_packed_and_log_prob_deviations_are_on_the_receipt(opened):
     assert 0 <= opened.receipt["hook_deviation"] <= 1e-4
+    assert 0 <= opened.receipt["logprob_deviation"] <= 1e-4
     assert 0 < opened.receipt["packing_deviation"] <= 1e-4
 
 
