@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from activations.artifact import content_hash
+from activations.artifact import stream_hash
 from activations.errors import InputError
 from activations.study import Study
 
@@ -80,7 +80,7 @@ class PairSet:
     @property
     def hash(self) -> str:
         """Content hash of every field of every pair, in order."""
-        return content_hash([p.model_dump() for p in self.pairs])
+        return stream_hash(p.model_dump() for p in self.pairs)
 
     @property
     def domains(self) -> list[str]:

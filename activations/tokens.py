@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from activations.artifact import content_hash
+from activations.artifact import stream_hash
 from activations.errors import InputError
 from activations.packing import TokenText
 from activations.pairs import Text
+
+TOKENIZED_AT_ONCE = 512  # a tokenizer's answer takes a hundred times the memory of the ids that are kept of it
 
 
 def tokenize(tokenizer: Any, texts: Sequence[Text], context: int, where: str) -> list[TokenText]:
@@ -20,6 +22,13 @@ def tokenize(tokenizer: Any, texts: Sequence[Text], context: int, where: str) ->
     Raises:
         InputError: a text longer than the context, or an answer without tokens; named, never truncated.
     """
+    found: list[TokenText] = []
+    for start in range(0, len(texts), TOKENIZED_AT_ONCE):
+        found += _tokenized(tokenizer, texts[start : start + TOKENIZED_AT_ONCE], context, where)
+    return found
+
+
+def _tokenized(tokenizer: Any, texts: Sequence[Text], context: int, where: str) -> list[TokenText]:
     encoded: dict[int, tuple[list[int], list[tuple[int, int]]]] = {}
     for special in (True, False):
         members = [i for i, t in enumerate(texts) if t.special_tokens == special]
@@ -40,13 +49,13 @@ def tokenize(tokenizer: Any, texts: Sequence[Text], context: int, where: str) ->
         first = max(read[0] if read else len(ids), 1)
         if first >= len(ids) and text.kind != "prompt":
             raise InputError(f"text {text.text_id!r} has no token to read", where=where, mend="give it more words")
-        found.append(TokenText(ids=np.asarray(ids, dtype=np.int64), read_from=first, group=text.group))
+        found.append(TokenText(ids=np.asarray(ids, dtype=np.int32), read_from=first, group=text.group))
     return found
 
 
 def token_hash(tokens: Sequence[TokenText]) -> str:
     """Hash of all token ids of a study: equal for every checkpoint of a lineage, or there is no comparing."""
-    return content_hash([t.ids.tolist() for t in tokens])
+    return stream_hash(t.ids.tolist() for t in tokens)
 
 
 def first_difference(texts: Sequence[Text], ours: Sequence[TokenText], theirs: Sequence[TokenText]) -> str:

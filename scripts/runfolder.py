@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from activations import model as models
-from activations.artifact import content_hash, write_json
+from activations.artifact import stream_hash, write_json
 from activations.errors import InputError
 from activations.lineage import Checkpoint
 from activations.packing import RowPlan, TokenText
@@ -115,8 +115,8 @@ class Run:
         return {
             "weights": models.weights_identity(self.study, checkpoint.name),
             "dtype": settings.dtype,
-            "texts": content_hash([[t.kind, t.text_id, t.text, t.read_from] for t in self.texts]),
-            "rows": content_hash([[t.domain, t.contrast, t.design, t.side, t.wording] for t in self.texts]),
+            "texts": stream_hash([t.kind, t.text_id, t.text, t.read_from] for t in self.texts),
+            "rows": stream_hash([t.domain, t.contrast, t.design, t.side, t.wording] for t in self.texts),
         }
 
     def plan(self, checkpoint: Checkpoint) -> RowPlan:
