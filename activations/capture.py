@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from activations.artifact import content_hash
-from activations.model import OpenModel
+from activations.openmodel import OpenModel
 from activations.packing import PACKING, PackedRow, RowPlan, TokenText, batch_rows, pack
 from activations.pairs import KINDS, Kind, Text
 from activations.store import POSITIONS, STORE_VERSION, ActivationStore, Measured, read_part, write_part, write_store

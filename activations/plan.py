@@ -13,7 +13,7 @@ import torch
 
 from activations.artifact import content_hash
 from activations.capture import blocks, run_block
-from activations.model import OpenModel
+from activations.openmodel import OpenModel
 from activations.packing import PACKING, RowPlan, TokenText, pack
 from activations.pairs import Text
 

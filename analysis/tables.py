@@ -115,6 +115,7 @@ TABLES: dict[str, dict[str, str]] = {
         "logit_change": "largest change of a logit that the last adapter made on the probe text",
         "hook_deviation": "largest relative difference of hooked from plain forward-hook residuals",
         "packing_deviation": "largest relative difference of packed from separately run residuals",
+        "logprob_deviation": "largest difference of a log-prob from the whole model's own, nats",
     },
 }
 

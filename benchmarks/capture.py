@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from activations.capture import capture, run_block
-from activations.model import OpenModel, open_checkpoint
+from activations.model import open_checkpoint
+from activations.openmodel import OpenModel
 from activations.packing import RowPlan, TokenText, pack
 from activations.pairs import PairSet, PlainTemplate, Text, load_pairs, render_texts
 from activations.plan import CANDIDATES

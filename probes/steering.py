@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from activations.model import Hook, OpenModel, site_layer
+from activations.openmodel import Hook, OpenModel, site_layer
 from activations.packing import PackedRow, RowPlan, TokenText, batch_rows, pack
 from activations.store import ragged_mean
 from probes.direction import Direction

@@ -141,6 +141,7 @@ def _receipt_row(run: Run, checkpoint: Checkpoint, store: ActivationStore) -> di
         "row_budget",
         "hook_deviation",
         "packing_deviation",
+        "logprob_deviation",
     )
     changes = receipt["adapters"]
     return {

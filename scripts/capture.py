@@ -4,7 +4,8 @@ import json
 
 from activations.capture import capture as capture_checkpoint
 from activations.errors import InputError
-from activations.model import OpenModel, open_checkpoint
+from activations.model import open_checkpoint
+from activations.openmodel import OpenModel
 from activations.plan import choose_plan
 from activations.store import ActivationStore
 from scripts.runfolder import Run

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from activations.artifact import content_hash, write_json
-from activations.model import open_checkpoint, site_names
+from activations.model import open_checkpoint
+from activations.openmodel import site_names
 from analysis.drift import band_layers
 from analysis.tables import TABLES, write_table
 from probes.fit import held_out, load_direction

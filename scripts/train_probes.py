@@ -3,7 +3,7 @@
 import pandas as pd
 
 from activations.artifact import write_json
-from activations.model import site_layer
+from activations.openmodel import site_layer
 from analysis.tables import write_table
 from probes.audit import AuditLimits, audit_pairs
 from probes.fit import N_FOLDS, POSITION, fit_checkpoint, held_out, save_directions

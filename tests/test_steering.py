@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import base, study_of
 
-from activations.model import OpenModel, open_checkpoint
+from activations.model import open_checkpoint
+from activations.openmodel import OpenModel
 from activations.packing import RowPlan
 from activations.pairs import PlainTemplate, study_texts
 from activations.tokens import tokenize

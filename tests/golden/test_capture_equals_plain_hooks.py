@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from activations.capture import run_block
 from activations.errors import InputError
-from activations.model import OpenModel, open_checkpoint
+from activations.model import open_checkpoint
+from activations.openmodel import OpenModel
 from activations.packing import RowPlan
 from activations.pairs import Text, study_texts
 from activations.store import POSITIONS, Measured
