@@ -165,6 +165,68 @@ def test_changed_pairs_are_captured_anew(home, tmp_path, monkeypatch):
         assert store.identity != before
 
 
+def test_a_change_recaptures_exactly_the_checkpoints_it_touches(home, tmp_path, monkeypatch):
+    import scripts.capture as stage
+
+    real, opened = stage.open_checkpoint, []
+
+    def counting(study, name, **rest):
+        opened.append(name)
+        return real(study, name, **rest)
+
+    monkeypatch.setattr(stage, "open_checkpoint", counting)
+    path, run = home / "study.toml", tmp_path / "run"
+
+    def captured(old: str, new: str) -> list[str]:
+        path.write_text(path.read_text().replace(old, new, 1))
+        opened.clear()
+        assert command(monkeypatch, "capture", str(home), "--out", str(run), "-q") == 0
+        return opened.copy()
+
+    assert captured("", "") == ["base", "tuned", "same", "less"]
+    assert captured("", "") == []
+    assert captured('data_domain = "boats"', 'data_domain = "ships"\nscale = 0.5') == ["tuned"]
+    assert captured("attenuate = 0.5", "attenuate = 0.4") == ["less"]
+    assert captured("steer_scenarios = 2", "steer_scenarios = 3") == []  # no capture depends on it
+    assert captured("[study]\n", '[study]\ndtype = "bfloat16"\n') == ["base", "tuned", "same", "less"]
+
+
+def test_the_first_captures_row_plan_and_packing_are_written_down_and_kept(home, tmp_path, monkeypatch):
+    import activations.plan as planning
+
+    monkeypatch.setattr(planning, "WORTH_MEASURING", 0)  # a study worth measuring, however small
+    monkeypatch.setattr(planning, "CANDIDATES", {"cpu": [(64, 2), (200, 1)]})
+    run = tmp_path / "run"
+    assert command(monkeypatch, "capture", str(home), "--out", str(run), "-q") == 0
+    first = json.loads((run / "study.lock.json").read_text())
+    assert set(first["row_plan_rates"]) == {"64 x 2", "200 x 1"}
+    best = max(first["row_plan_rates"], key=first["row_plan_rates"].get)
+    assert f"{first['row_plan']['row_budget']} x {first['row_plan']['rows_per_batch']}" == best
+    assert first["packing"]["packed_tokens"] < first["packing"]["tokens"]
+    monkeypatch.setattr(planning, "CANDIDATES", {"cpu": [(999, 9)]})
+    assert command(monkeypatch, "capture", str(home), "--out", str(run), "-q") == 0
+    again = json.loads((run / "study.lock.json").read_text())
+    for key in ("row_plan", "row_plan_rates", "packing"):
+        assert again[key] == first[key]
+    assert again["packing"]["sha256"]
+
+
+def test_pairs_can_be_a_list_of_files_and_domains_leave_other_contrasts_alone(home, tmp_path, monkeypatch):
+    extra = [pair(n, "general", contrast="politeness", scenario_id=f"p{n}", pair_id=f"p{n}") for n in range(5)]
+    write_lines(home / "more.jsonl", extra)
+    path = home / "study.toml"
+    named = 'pairs = ["pairs.jsonl", "more.jsonl"]\ndomains = ["harbour"]'
+    path.write_text(path.read_text().replace('pairs = "pairs.jsonl"', named))
+    run = tmp_path / "run"
+    assert command(monkeypatch, "run", str(home), "--out", str(run), "-q") == 0
+    with ActivationStore(run / "activations" / "base.h5") as store:
+        rows = store.rows("response")
+    assert set(zip(rows.contrast, rows.domain, strict=True)) == {("compassion", "harbour"), ("politeness", "general")}
+    assert set(read_table(run / "tables", "layers").domain) == {"harbour"}
+    audit = json.loads((run / "audit.json").read_text())
+    assert {row["block"].split("/")[0] for row in audit["rows"]} == {"compassion", "politeness"}
+
+
 def test_stages_run_one_by_one_make_what_run_makes(home, tmp_path, monkeypatch):
     whole, steps = tmp_path / "whole", tmp_path / "steps"
     assert command(monkeypatch, "run", str(home), "--out", str(whole), "-q") == 0
