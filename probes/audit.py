@@ -19,7 +19,7 @@ from activations.pairs import ContrastPair, PairSet
 from probes.evaluate import auroc, cross_scores
 from probes.features import feature_table, has_stock_phrase, measure, words
 from probes.sides import POOLED, balanced_folds
-from probes.surface import tfidf_baseline
+from probes.surface import letters_baseline, tfidf_baseline
 
 SHOWN = 12  # worst pairs, terms and frames listed
 FOLDS = 5
@@ -274,6 +274,8 @@ def _tfidf_rows(block: Block, seed: int) -> tuple[list[AuditRow], Float[np.ndarr
         if feature != "tfidf":
             continue
         gaps = scores[0] - scores[1]
+        by_letters = cross_scores(_joined(part.positive), _joined(part.negative), folds, letters_baseline())
+        add("tfidf (letters)", domain, part, *by_letters)
         wordings = [len(unit) for unit in part.positive]
         if max(wordings) > 1:  # what a reader makes of one answer, where the scenario's wordings make it easier
             plus, minus = (
