@@ -1,6 +1,7 @@
 """The built-in pairs are what docs/pairs.md says: whole, matched, audited, with the audit's limits."""
 
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,8 +26,8 @@ DOMAINS = {
     "workplace",
 }
 # What TF-IDF reaches on the shipped text; docs/pairs.md prints the figures and says what drives them.
-TFIDF_LIMIT = {"compassion": 0.90, "compassion-2x2": 0.75, "compassion-matched": 0.65, "compassion-mentions": 0.75}
-TFIDF_ONE_ANSWER = 0.85
+TFIDF_LIMIT = {"compassion": 0.75, "compassion-2x2": 0.75, "compassion-matched": 0.65, "compassion-mentions": 0.72}
+TFIDF_ONE_ANSWER = 0.68
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,27 @@ def test_no_single_feature_tells_the_sides_apart_in_any_domain_or_over_all(main_
 def test_what_a_bag_of_words_reaches_stays_within_what_is_printed(main_audit):
     pooled = {r.feature: r.area for r in main_audit.rows if r.domain == "pooled"}
     assert pooled["tfidf (one answer)"] <= TFIDF_ONE_ANSWER
-    assert pooled["tfidf"] <= TFIDF_LIMIT["compassion"]
+    assert pooled["tfidf"] <= 0.71
+    assert pooled["tfidf (letters)"] <= 0.73
+
+
+@pytest.mark.parametrize("name", ["compassion", "compassion-2x2", "compassion-matched", "compassion-mentions"])
+def test_the_figures_in_the_documentation_are_the_audits(name, main_audit):
+    found = main_audit if name == "compassion" else audit_pairs(load_pairs(f"builtin:{name}"), AuditLimits())
+    page = (Path(__file__).parents[2] / "docs" / "pairs.md").read_text(encoding="utf-8")
+    for block in dict.fromkeys(r.block for r in found.rows):
+        pooled = {r.feature: r for r in found.rows if r.block == block and r.domain == "pooled"}
+        single = [r for r in pooled.values() if not r.feature.startswith("tfidf")]
+        furthest = max(single, key=lambda r: folded(r.area))
+        one = pooled.get("tfidf (one answer)")
+        cells = (
+            f"{furthest.n_scenarios}",
+            f"{pooled['tfidf'].area:.2f}",
+            f"{one.area:.2f}" if one else "–",
+            f"{pooled['tfidf (letters)'].area:.2f}",
+            f"{furthest.feature} {furthest.area:.2f}",
+        )
+        assert f"| {' | '.join(cells)} |" in page, block
 
 
 def test_the_sides_are_equally_long_in_the_models_own_tokens(main):
