@@ -1,0 +1,27 @@
+"""The benchmarks run, agree with what they are compared with, and say what their documentation promises."""
+
+import numpy as np
+
+from activations.packing import RowPlan
+from benchmarks import capture, store
+
+
+def test_the_ways_the_capture_benchmark_compares_find_equal_residuals():
+    task = capture.Task(2)
+    reference = capture.run_with_cache(task, task.in_file_order, log_probs=True, stop=False)
+    plan = RowPlan(row_budget=256, rows_per_batch=2)
+    for found in (
+        capture.ours(task, "float32", plan, log_probs=True),
+        capture.run_with_cache(task, task.by_length, log_probs=False, stop=True),
+    ):
+        difference = np.linalg.norm(found - reference, axis=-1) / np.linalg.norm(reference, axis=-1)
+        assert difference.max() <= 1e-4
+    unique, blocks, head = capture.work(task)
+    assert unique < sum(len(t.ids) for t in task.tokens)
+    assert 0 < head < blocks
+
+
+def test_the_store_benchmark_reads_what_it_wrote():
+    found = store.measure(texts=200, sites=3, width=64)
+    assert found["slice_mb"] == 200 * 64 * 4 / 1e6
+    assert found["ratio"] > 0
