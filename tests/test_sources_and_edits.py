@@ -10,8 +10,8 @@ from safetensors.numpy import save_file
 from transformers import LlamaForCausalLM
 
 from activations.errors import InputError
-from activations.model import open_checkpoint
-from activations.openmodel import OpenModel, weights_identity
+from activations.model import open_checkpoint, weights_identity
+from activations.openmodel import OpenModel
 
 CPU = torch.device("cpu")
 NEUTRAL = [np.arange(10, 40), np.arange(5, 60, 2), np.arange(100, 130)]
