@@ -37,7 +37,7 @@ def steer(run: Run) -> None:
         direction = load_direction(
             run.directions(name),
             CONTRAST,
-            POOLED if len(set(plan.domains)) > 1 else plan.domains[0],
+            POOLED,
             "mass-mean/held-out",
             site_names(layer + 1)[-1],
         )

@@ -223,6 +223,8 @@ def test_pairs_can_be_a_list_of_files_and_domains_leave_other_contrasts_alone(ho
         rows = store.rows("response")
     assert set(zip(rows.contrast, rows.domain, strict=True)) == {("compassion", "harbour"), ("politeness", "general")}
     assert set(read_table(run / "tables", "layers").domain) == {"harbour"}
+    out = tmp_path / "u.safetensors"
+    assert command(monkeypatch, "export", str(run), str(out)) == 0  # a study of one domain has a pooled direction too
     audit = json.loads((run / "audit.json").read_text())
     assert {row["block"].split("/")[0] for row in audit["rows"]} == {"compassion", "politeness"}
 
