@@ -21,15 +21,14 @@ FORMAT_VERSION = 1
 
 def content_hash(value: Any) -> str:
     """SHA-256 (hex) of a JSON-serialisable value in canonical form: sorted keys, no white space."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(value)).hexdigest()
 
 
 def stream_hash(values: Iterable[Any]) -> str:
     """SHA-256 (hex) of many JSON-serialisable values in order, without holding them all: for whole studies of text."""
     digest = hashlib.sha256()
     for value in values:
-        digest.update(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+        digest.update(_canonical(value))
         digest.update(b"\n")
     return digest.hexdigest()
 
@@ -135,6 +134,10 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         handle.close()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _sync_folder(folder: Path) -> None:

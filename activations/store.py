@@ -176,7 +176,7 @@ class ActivationStore:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds of text this store holds."""
-        return tuple(k for k in KINDS if k in self._file)
+        return tuple(k for k in KINDS if self._find(k) is not None)
 
     def rows(self, kind: Kind) -> pd.DataFrame:
         """One row a text, in the order of the residuals: ids, domain, contrast, side, wording, n_tokens."""
@@ -211,12 +211,16 @@ class ActivationStore:
         return self._read(self._group("neutral"), "token_norm", np.s_[:, self.sites.index(site)])
 
     def _group(self, kind: Kind) -> h5py.Group:
+        group = self._find(kind)
+        if group is None:
+            raise InputError(f"holds no {kind} texts", where=str(self.path), mend="run capture again")
+        return group
+
+    def _find(self, kind: Kind) -> h5py.Group | None:
         try:
-            if kind in self._file:
-                return self._file[kind]
+            return self._file[kind] if kind in self._file else None  # noqa: SIM401 - get() hides a broken link
         except DAMAGE as error:
             raise self._error(f"{kind} is damaged ({error})") from error
-        raise InputError(f"holds no {kind} texts", where=str(self.path), mend="run capture again")
 
     def _read(self, group: h5py.Group, name: str, selection: Any = ()) -> np.ndarray:
         try:
@@ -287,7 +291,7 @@ def _room(texts: Sequence[Text], parts: Sequence[Path], n_sites: int, d_model: i
     """More bytes than the store will take: what the parts hold, chunks filled up, columns, HDF5's own."""
     held = sum(part.stat().st_size for part in parts if part.is_file())
     filled = CHUNK_TEXTS * n_sites * d_model * 4 * sum(len(POSITIONS[k]) for k in KINDS)
-    columns = sum(len(TEXT_COLUMNS) * max(len(getattr(t, c).encode()) for c in TEXT_COLUMNS) for t in texts)
+    columns = len(texts) * sum(max(len(getattr(t, c).encode()) for t in texts) for c in TEXT_COLUMNS)
     chunks = (len(texts) // CHUNK_TEXTS + len(KINDS)) * n_sites * 2 * 64
     return held + filled + 2 * columns + chunks + (1 << 18)
 

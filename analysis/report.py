@@ -13,6 +13,7 @@ from activations.errors import InputError
 from analysis import figures
 from analysis.drift import band_layers
 from analysis.tables import TABLES, read_table
+from probes.audit import AuditRow, AuditSummary, summarise
 
 
 def write_report(folder: Path) -> Path:
@@ -116,28 +117,14 @@ def _baselines(layers: pd.DataFrame, band: list[int]) -> list[dict[str, Any]]:
     return _records(rows.assign(middle=middle))
 
 
-def _audit(path: Path) -> list[dict[str, Any]]:
-    """Per block of pairs and surface feature: pooled area and the domain furthest from ½; empty without an audit."""
+def _audit(path: Path) -> list[AuditSummary]:
+    """The pair audit, a line per block and surface feature; empty without one."""
     try:
-        rows = pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["rows"])
+        return summarise(AuditRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"])
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError("cannot be read as an audit", where=str(path), mend="run `compassion train-probes`") from error
-    found = []
-    for (block, feature), part in rows.groupby(["block", "feature"], sort=False):
-        pooled, own = part[part.domain == "pooled"], part[part.domain != "pooled"]
-        furthest = own.loc[(own.area - 0.5).abs().idxmax()] if len(own) else None
-        found.append(
-            {
-                "block": block,
-                "feature": feature,
-                "pooled": pooled.area.iloc[0] if len(pooled) else None,
-                "domain": furthest.domain if furthest is not None else "",
-                "furthest": furthest.area if furthest is not None else None,
-            }
-        )
-    return found
 
 
 def _sources(tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:

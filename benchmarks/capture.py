@@ -28,8 +28,8 @@ from activations.model import open_checkpoint
 from activations.openmodel import OpenModel
 from activations.packing import RowPlan, TokenText, pack
 from activations.pairs import PairSet, PlainTemplate, Text, load_pairs, render_texts
-from activations.plan import CANDIDATES
-from activations.sources import load_weights
+from activations.plan import WORTH_MEASURING, choose_plan
+from activations.sources import ResolvedSource, load_weights, resolve_source
 from activations.study import Study, build_study
 from activations.tokens import tokenize
 from benchmarks.memory import capture_memory
@@ -162,16 +162,13 @@ def ours(task: Task, dtype: str, plan: RowPlan, *, log_probs: bool) -> np.ndarra
     return found["response"].residual[:, 0, 1:]
 
 
-def best_plan(task: Task, dtype: str) -> RowPlan:
-    """What a study measures once (activations/plan.py), here on half of the texts."""
-    half = len(task.texts) // 2
-    seconds: dict[RowPlan, float] = {}
-    for budget, together in CANDIDATES["cpu"]:
-        plan = RowPlan(row_budget=budget, rows_per_batch=together)
-        started = time.perf_counter()
-        run_block(task.model[dtype], task.texts[:half], task.tokens[:half], plan, lambda _n: None)
-        seconds[plan] = time.perf_counter() - started
-    return min(seconds, key=lambda p: seconds[p])
+def study_plan(task: Task, dtype: str) -> RowPlan:
+    """The row plan that a long study would measure for itself and keep."""
+    model = task.model[dtype]
+    plan, _ = choose_plan(
+        lambda: model, task.texts, task.tokens, device=model.device, n_checkpoints=WORTH_MEASURING * len(task.texts)
+    )
+    return plan
 
 
 def peak_rate() -> float:
@@ -240,9 +237,7 @@ def overhead_share(task: Task, plan: RowPlan) -> float:
     return 1.0 - inside[0] / seconds
 
 
-def _source() -> object:
-    from activations.sources import resolve_source
-
+def _source() -> ResolvedSource:
     source = study("float32").lineage.root.source
     assert source is not None
     return resolve_source(source, "benchmark")
@@ -256,7 +251,7 @@ def _timed(way: Way) -> tuple[float, np.ndarray]:
 
 def measure(n_pairs: int, repeats: int, console: Console) -> dict[str, object]:
     task = Task(n_pairs)
-    plans = {d: best_plan(task, d) for d in ("float32", "bfloat16")}
+    plans = {d: study_plan(task, d) for d in ("float32", "bfloat16")}
     file_order, sorted_order = task.in_file_order, task.by_length
     ways: dict[str, Way] = {
         "baseline": lambda: run_with_cache(task, file_order, log_probs=True, stop=False),

@@ -50,9 +50,22 @@ class AuditRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AuditSummary:
+    """A feature in one block at a glance: its pooled area, and the domain whose area is furthest from ½."""
+
+    block: str
+    feature: str
+    pooled: float | None
+    domain: str
+    furthest: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Audit:
     """What the audit found. `failures` is empty where every limit holds."""
 
+    pairs: str
+    pairs_hash: str
     rows: list[AuditRow]
     terms: dict[str, list[tuple[str, float]]]
     duplicates: list[tuple[str, str, float]]
@@ -76,6 +89,14 @@ class Block:
     positive: list[list[str]]
     negative: list[list[str]]
     pairs: list[list[str]]
+
+    def slices(self) -> dict[str, list[int]]:
+        """The rows of "pooled", and of each domain where there are several."""
+        found = {POOLED: list(range(len(self.units)))}
+        names = dict.fromkeys(self.domains)
+        if len(names) > 1:
+            found |= {name: [i for i, d in enumerate(self.domains) if d == name] for name in names}
+        return found
 
     def keep(self, chosen: Iterable[int]) -> "Block":
         """Some units only."""
@@ -127,8 +148,7 @@ def audit_pairs(pairs: PairSet, limits: AuditLimits, *, seed: int = 0) -> Audit:
     failures: list[str] = []
     terms, worst = {}, {}
     for block in blocks_of(pairs):
-        for name, part in _slices(block):
-            rows += _feature_rows(part, name)
+        rows += _feature_rows(block)
         areas, scores = _tfidf_rows(block, seed)
         rows += areas
         if len(scores):
@@ -141,8 +161,38 @@ def audit_pairs(pairs: PairSet, limits: AuditLimits, *, seed: int = 0) -> Audit:
     failures += [f"{a} and {b} are near-duplicates: 5-gram Jaccard {j:.2f}" for a, b, j in duplicates]
     failures += [f'the frame "{text}" stands in {len(ids)} scenarios: {", ".join(ids[:4])} …' for text, ids in frames]
     return Audit(
-        rows=rows, terms=terms, duplicates=duplicates, frames=frames, worst=worst, limits=limits, failures=failures
+        pairs=pairs.where,
+        pairs_hash=pairs.hash,
+        rows=rows,
+        terms=terms,
+        duplicates=duplicates,
+        frames=frames,
+        worst=worst,
+        limits=limits,
+        failures=failures,
     )
+
+
+def summarise(rows: Iterable[AuditRow]) -> list[AuditSummary]:
+    """One line a block and feature, in the order of the rows."""
+    found: dict[tuple[str, str], list[AuditRow]] = {}
+    for row in rows:
+        found.setdefault((row.block, row.feature), []).append(row)
+    lines = []
+    for (block, feature), own in found.items():
+        pooled = next((row.area for row in own if row.domain == POOLED), None)
+        domains = [row for row in own if row.domain != POOLED]
+        furthest = max(domains, key=lambda row: folded(row.area), default=None)
+        lines.append(
+            AuditSummary(
+                block=block,
+                feature=feature,
+                pooled=pooled,
+                domain=furthest.domain if furthest else "",
+                furthest=furthest.area if furthest else None,
+            )
+        )
+    return lines
 
 
 def folded(area: float) -> float:
@@ -230,28 +280,30 @@ def _close(texts: Sequence[str], limit: float) -> list[tuple[int, int, float]]:
     return found
 
 
-def _slices(block: Block) -> list[tuple[str, Block]]:
-    names = list(dict.fromkeys(block.domains))
-    parts = [(n, block.keep(i for i, d in enumerate(block.domains) if d == n)) for n in names]
-    return [(POOLED, block), *parts] if len(names) > 1 else [(POOLED, block)]
-
-
-def _feature_rows(part: Block, domain: str) -> list[AuditRow]:
-    return [
-        AuditRow(
-            block=part.name,
-            domain=domain,
-            feature=name,
-            n_scenarios=len(part.units),
-            area=auroc(measure(part.positive, feature), measure(part.negative, feature)),
-        )
-        for name, feature in feature_table().items()
-    ]
+def _feature_rows(block: Block) -> list[AuditRow]:
+    rows = []
+    slices = block.slices()
+    for name, feature in feature_table().items():
+        positive, negative = measure(block.positive, feature), measure(block.negative, feature)
+        rows += [
+            AuditRow(
+                block=block.name,
+                domain=domain,
+                feature=name,
+                n_scenarios=len(members),
+                area=auroc(positive[members], negative[members]),
+            )
+            for domain, members in slices.items()
+        ]
+    return rows
 
 
 def _tfidf_rows(block: Block, seed: int) -> tuple[list[AuditRow], Float[np.ndarray, "unit"]]:
     """TF-IDF trained and scored within each domain, over the whole block, and on its scenarios without set phrases."""
-    parts = [(f"tfidf{'' if n == POOLED else ' (within the domain)'}", n, p) for n, p in _slices(block)]
+    parts = [
+        (f"tfidf{'' if domain == POOLED else ' (within the domain)'}", domain, block.keep(members))
+        for domain, members in block.slices().items()
+    ]
     free = [
         i
         for i, sides in enumerate(zip(block.positive, block.negative, strict=True))
@@ -329,8 +381,11 @@ def _area_failures(rows: Sequence[AuditRow], limits: AuditLimits) -> list[str]:
 
 def _stock_failures(block: Block, limits: AuditLimits) -> list[str]:
     found = []
-    for name, part in _slices(block)[1:] or _slices(block):
-        used = sum(any(has_stock_phrase(t) for t in unit) for unit in part.positive)
-        if used > limits.stock_share * len(part.units):
-            found.append(f"{block.name}, {name}: {used} of {len(part.units)} scenarios use set phrases of sympathy")
+    slices = block.slices()
+    for domain, members in slices.items():
+        if domain == POOLED and len(slices) > 1:
+            continue  # each domain is judged by itself
+        used = sum(any(has_stock_phrase(t) for t in block.positive[i]) for i in members)
+        if used > limits.stock_share * len(members):
+            found.append(f"{block.name}, {domain}: {used} of {len(members)} scenarios use set phrases of sympathy")
     return found

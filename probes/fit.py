@@ -124,10 +124,9 @@ def fit_checkpoint(
                         selectivity=found.auroc - control if method == "mass-mean" else float("nan"),
                     )
                 )
+        for domain in dict.fromkeys([*plan.slices(), POOLED]):  # a study of one domain has a pooled direction too
+            members = plan.members(domain)
             directions.append(_direction(store, plan, sides, members, site, tau, "mass-mean", domain, contrast))
-        if POOLED not in plan.slices():  # one domain: its direction is the pooled one too, under both names
-            everyone = np.arange(len(plan))
-            directions.append(_direction(store, plan, sides, everyone, site, tau, "mass-mean", POOLED, contrast))
         train = np.setdiff1d(np.arange(len(plan)), kept_out)
         directions.append(_direction(store, plan, sides, train, site, tau, "mass-mean/held-out", POOLED, contrast))
         advance(1)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from activations.artifact import write_json
 from activations.pairs import load_pairs
-from probes.audit import Audit, AuditLimits, audit_pairs, folded
+from probes.audit import Audit, AuditLimits, audit_pairs, summarise
 from probes.sides import POOLED
 
 
@@ -19,7 +19,7 @@ def audit(references: Sequence[str], limits: AuditLimits, json_file: Path | None
     pairs = load_pairs(*references)
     found = audit_pairs(pairs, limits)
     if json_file is not None:
-        write_json(json_file, {"pairs": pairs.where, "pairs_hash": pairs.hash, **found.about()})
+        write_json(json_file, found.about())
     for block in dict.fromkeys(row.block for row in found.rows):
         console.print(_table(found, block))
         terms = ", ".join(f"{term} {weight:+.2f}" for term, weight in found.terms.get(block, []))
@@ -42,17 +42,9 @@ def _table(found: Audit, block: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("feature", "pooled", "furthest domain", ""):
         table.add_column(name, justify="left" if name in ("feature", "") else "right", no_wrap=True)
-    for feature in dict.fromkeys(row.feature for row in rows):
-        own = [row for row in rows if row.feature == feature]
-        pooled = [row for row in own if row.domain == POOLED]
-        parts = [row for row in own if row.domain != POOLED]
-        furthest = max(parts, key=lambda row: folded(row.area), default=None)
-        table.add_row(
-            feature,
-            f"{pooled[0].area:.2f}" if pooled else "",
-            f"{furthest.area:.2f}" if furthest else "",
-            furthest.domain if furthest else "",
-        )
+    for line in summarise(rows):
+        areas = ("" if area is None else f"{area:.2f}" for area in (line.pooled, line.furthest))
+        table.add_row(line.feature, *areas, line.domain)
     return table
 
 

@@ -16,9 +16,9 @@ def train_probes(run: Run) -> None:
     """Fit every checkpoint on the same folds and score it on the scenarios each fold left out."""
     rows = []
     seed = run.study.settings.seed
-    write_json(
-        run.folder / "audit.json", {"pairs_hash": run.pairs.hash, **audit_pairs(run.pairs, AuditLimits()).about()}
-    )
+    with run.progress("audit pairs", 1) as advance:
+        write_json(run.folder / "audit.json", audit_pairs(run.pairs, AuditLimits()).about())
+        advance(1)
     for checkpoint in run.study.lineage.checkpoints:
         with run.open_store(checkpoint.name) as store:
             plan = run.layout(store)

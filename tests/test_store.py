@@ -13,8 +13,8 @@ from activations.capture import capture, run_block
 from activations.errors import InputError
 from activations.model import open_checkpoint
 from activations.packing import RowPlan
-from activations.pairs import PlainTemplate, study_texts
-from activations.store import ActivationStore, read_part
+from activations.pairs import PlainTemplate, Text, study_texts
+from activations.store import ActivationStore, Measured, _room, read_part, write_part, write_store
 from activations.tokens import tokenize
 
 PLAN = RowPlan(row_budget=300, rows_per_batch=2)
@@ -166,3 +166,22 @@ def test_an_unknown_slice_is_refused_by_name(setting, tmp_path):
     setting.capture(tmp_path / "a.h5")
     with ActivationStore(tmp_path / "a.h5") as store, pytest.raises(InputError, match="positions: response_mean"):
         store.residual("response", "prompt_last", store.sites[0])
+
+
+def test_the_room_that_is_reserved_is_more_than_the_file_takes(tmp_path):
+    """One long id makes every value of its column as long: they are of fixed length."""
+    about = {"kind": "null_prompt", "text": "x", "group": "x"}
+    columns = ("pair_id", "scenario_id", "domain", "contrast", "design", "language", "side")
+    long = Text(text_id="t" * 200, **about, **{c: c * 20 for c in columns})
+    texts = [long, *(Text(text_id=f"t{i}", **about) for i in range(3000))]
+    none = np.zeros(0, dtype=np.float32)
+    found = Measured(
+        residual=np.zeros((len(texts), 0, 2, 4), np.float32),
+        logprob=none,
+        token_norm=np.zeros((0, 2), np.float32),
+        n_tokens=np.zeros(len(texts), np.int64),
+    )
+    write_part(tmp_path / "0.safetensors", "id", {"null_prompt": found})
+    parts = [tmp_path / "0.safetensors"]
+    write_store(tmp_path / "a.h5", {"identity": "a", "d_model": 4}, ["a", "b"], texts, parts, "id")
+    assert (tmp_path / "a.h5").stat().st_size <= _room(texts, parts, 2, 4)
