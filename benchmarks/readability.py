@@ -23,7 +23,7 @@ from probes.estimators import LogisticProbe, MassMean
 from probes.evaluate import auroc, cross_scores, mass_mean_scores, separation
 from probes.features import feature_table, has_stock_phrase, measure
 from probes.sides import Sides, layout, read_sides, scenario_folds
-from probes.surface import Scores, letters_baseline, side_texts, tfidf_baseline
+from probes.surface import Scores, bayes_baseline, letters_baseline, side_texts, tfidf_baseline
 
 DRAWS = 2000
 
@@ -32,6 +32,7 @@ def text_readers(positive: np.ndarray, negative: np.ndarray, embedding: Sides, f
     """Held-out scores of every reader that sees the words and no context."""
     found = {
         "TF-IDF, words": cross_scores(positive, negative, folds, tfidf_baseline()),
+        "naive Bayes": cross_scores(positive, negative, folds, bayes_baseline()),
         "TF-IDF, letters": cross_scores(positive, negative, folds, letters_baseline()),
         "embedding, mass-mean": mass_mean(embedding, folds),
         "embedding, logistic": cross_scores(embedding.positive, embedding.negative, folds, LogisticProbe()),

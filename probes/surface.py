@@ -1,9 +1,12 @@
 """What the text alone gives away: baselines that see no activation, on the same folds as the probes."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from activations.pairs import PairSet
@@ -11,6 +14,7 @@ from probes.estimators import MassMean
 from probes.evaluate import cross_scores
 from probes.sides import Layout
 
+WORD = r"(?u)\b\w+\b"  # one-letter words ("I", "a") count
 Scores = tuple[Float[np.ndarray, "_"], Float[np.ndarray, "_"]]
 
 
@@ -27,12 +31,27 @@ def side_texts(pairs: PairSet, plan: Layout, contrast: str) -> tuple[np.ndarray,
 
 def tfidf_baseline() -> Pipeline:
     """Logistic regression on TF-IDF of word 1–2-grams: the strongest reader that sees words and no meaning."""
-    return _reader(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"))
+    return _reader(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORD))
 
 
 def letters_baseline() -> Pipeline:
     """The same on letter 2–5-grams within words: endings, tenses and parts of words, where words were balanced."""
     return _reader(TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True))
+
+
+class NaiveBayes(MultinomialNB):  # type: ignore[misc]
+    """scikit-learn's, with the log-odds of the second of two classes as its score."""
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Log-odds [sample]; a prior of equal classes drops out."""
+        scores = self.predict_joint_log_proba(X)
+        odds: np.ndarray = scores[:, 1] - scores[:, 0]
+        return odds
+
+
+def bayes_baseline() -> Pipeline:
+    """Naive Bayes on which word 1–2-grams occur: adds up many weak words where a fitted reader shrinks them."""
+    return make_pipeline(CountVectorizer(ngram_range=(1, 2), binary=True, token_pattern=WORD), NaiveBayes())
 
 
 def _reader(vectorizer: TfidfVectorizer) -> Pipeline:

@@ -189,7 +189,7 @@ def audit(
     ] = None,
     feature_limit: Annotated[float, typer.Option(help="AUROC of a single feature, over all domains.")] = 0.60,
     domain_limit: Annotated[float, typer.Option(help="AUROC of a single feature in one domain.")] = 0.65,
-    tfidf_limit: Annotated[float, typer.Option(help="AUROC of TF-IDF on held-out scenarios.")] = 0.75,
+    tfidf_limit: Annotated[float, typer.Option(help="AUROC of TF-IDF or naive Bayes on held-out scenarios.")] = 0.75,
     quiet: Quiet = False,
 ) -> None:
     """Say how well surface features tell the sides of pairs apart. Exits with 1 where a limit is passed."""
