@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from activations.errors import InputError
 from activations.lineage import Edit
+from activations.rotation import linear_writers, rotate, unembedding, untie
 
 EDIT_VERSION = 2  # raise when an edit of the same name comes to change the weights otherwise
 SINK_RATIO = 10.0  # a first token this many times longer than the others is an attention sink
@@ -48,8 +49,11 @@ def read_vector(path: Path, d_model: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def apply_edit(bridge: Any, edit: Edit, neutral_ids: Sequence[np.ndarray], where: str) -> None:
+def apply_edit(bridge: Any, edit: Edit, neutral_ids: Sequence[np.ndarray], probe: torch.Tensor, where: str) -> None:
     """Apply an edit in place to the model behind a TransformerBridge.
+
+    round: weights through a coarser number format and back (`to`: bfloat16, all parameters; int8, the linear weights
+    of the blocks, symmetric, one scale for each output). rotate: see `activations.rotation.rotate`.
 
     attenuate: with x what a writer adds to the stream, μ its mean over neutral tokens (first token of each text
     left out: it is an attention sink) and u the direction, x ← x − a·u·uᵀ(x − μ). Centred on μ because the origin
@@ -60,6 +64,7 @@ def apply_edit(bridge: Any, edit: Edit, neutral_ids: Sequence[np.ndarray], where
     Args:
         bridge: an open TransformerBridge.
         neutral_ids: token ids of neutral texts, one array a text.
+        probe: token ids [1, token] on which an edit that keeps the function must keep the logits.
         where: what to call the checkpoint in errors.
 
     Raises:
@@ -67,11 +72,17 @@ def apply_edit(bridge: Any, edit: Edit, neutral_ids: Sequence[np.ndarray], where
     """
     if edit.kind == "identity":
         return
+    if edit.kind == "round":
+        _round(bridge, edit.to)
+        return
+    if edit.kind == "rotate":
+        rotate(bridge, edit.amount, probe, where)
+        return
     assert edit.direction is not None  # the study reader asks for one
     writers = list(_writers(bridge, where))
     means, first, others = _neutral_means(bridge, [name for name, _ in writers], neutral_ids)
     u = _without_sink(torch.from_numpy(read_vector(edit.direction, bridge.cfg.d_model)), first, others)
-    _untie(bridge)
+    untie(bridge)
     for name, module in writers:
         weight = module.weight.double().cpu()
         along_mean = edit.amount * torch.dot(u, means[name]) * u
@@ -87,20 +98,7 @@ def apply_edit(bridge: Any, edit: Edit, neutral_ids: Sequence[np.ndarray], where
 
 def _writers(bridge: Any, where: str) -> Iterator[tuple[str, Any]]:
     yield "embed", bridge.embed.original_component
-    for layer, block in enumerate(bridge.blocks):
-        for path in ("attn.o", "mlp.out"):
-            part = block
-            for step in path.split("."):
-                part = getattr(part, "submodules", {}).get(step)
-            module = getattr(part, "original_component", None)
-            normed = any(n in block.submodules for n in ("ln1_post", "ln2_post"))
-            if not isinstance(module, torch.nn.Linear) or normed:
-                raise InputError(
-                    f"edits need linear writers without a norm after them; block {layer} has none at {path}",
-                    where=where,
-                    mend="leave the edit out for this architecture, or use an adapter",
-                )
-            yield f"blocks.{layer}.{path}", module
+    yield from linear_writers(bridge, where)
 
 
 def _neutral_means(
@@ -153,10 +151,15 @@ def _without_sink(u: torch.Tensor, first: torch.Tensor, others: torch.Tensor) ->
     return rest / rest.norm()
 
 
-def _untie(bridge: Any) -> None:
-    model = bridge.original_model
-    head, embedding = model.get_output_embeddings(), bridge.embed.original_component
-    head = getattr(head, "original_component", head)
-    if head is not None and head.weight is embedding.weight:
-        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-        model.config.tie_word_embeddings = False
+def _round(bridge: Any, to: str) -> None:
+    """Every parameter through bfloat16, or the blocks' linear weights through int8 and back (one scale a row)."""
+    if to == "bfloat16":
+        for value in bridge.original_model.parameters():
+            value.copy_(value.to(torch.bfloat16).to(value))
+        return
+    head = unembedding(bridge)
+    for module in bridge.original_model.modules():
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            weight = module.weight.float()
+            step = (weight.abs().amax(dim=1, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+            module.weight.copy_(((weight / step).round() * step).to(module.weight))

@@ -34,13 +34,15 @@ class Adapter:
 class Edit:
     """A known change of the parent's weights, made here (see activations/edits.py).
 
-    `kind` is "identity" (nothing; the checkpoint is captured anew under another row budget) or
-    "attenuate" (remove the share `amount` of everything written along the direction in `direction`).
+    `kind` is "identity" (nothing; the checkpoint is captured anew under another row budget), "round" (weights through
+    the number format `to` and back), "attenuate" (remove the share `amount` of everything written along the direction
+    in `direction`) or "rotate" (turn every residual by `amount` degrees and keep the model's function).
     """
 
-    kind: Literal["identity", "attenuate"]
+    kind: Literal["identity", "round", "attenuate", "rotate"]
     amount: float = 0.0
     direction: Path | None = None
+    to: Literal["", "bfloat16", "int8"] = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -133,7 +133,7 @@ def open_checkpoint(study: Study, name: str, *, device: torch.device, neutral_id
     hook_deviation, logprob_deviation = hook_agreement(model, probe.numpy(), reference, expected)
     for checkpoint in chain[1:]:
         if checkpoint.edit is not None:
-            apply_edit(bridge, checkpoint.edit, neutral_ids, where)
+            apply_edit(bridge, checkpoint.edit, neutral_ids, probe, where)
     packing_deviation = packing_agreement(model)
     residual_limit, nats = HOOK_TOLERANCE[study.settings.dtype], LOGPROB_TOLERANCE[study.settings.dtype]
     for what, deviation, limit in (

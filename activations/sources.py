@@ -91,6 +91,8 @@ def checkpoint_identity(lineage: Lineage, name: str, resolved: ResolvedSource) -
             edit = checkpoint.edit
             direction = file_hash(edit.direction) if edit.direction is not None else ""
             steps.append({"edit": edit.kind, "version": EDIT_VERSION, "amount": edit.amount, "direction": direction})
+            if edit.to:
+                steps.append({"to": edit.to})
     return content_hash(steps)
 
 

@@ -78,13 +78,17 @@ class _SourceTable(_Strict):
 
 class _EditTable(_Strict):
     identity: Literal[True] | None = None
+    round: Literal["bfloat16", "int8"] | None = None
     attenuate: Share | None = None
     direction: str | None = None
+    rotate: float | None = Field(default=None, gt=0, le=180, strict=False)
 
     @model_validator(mode="after")
     def _one_kind(self) -> "_EditTable":
-        if (self.identity is None) == (self.attenuate is None):
-            raise ValueError("edit needs exactly one of identity = true, attenuate = <share>")
+        if sum(x is not None for x in (self.identity, self.round, self.attenuate, self.rotate)) != 1:
+            raise ValueError(
+                "edit needs exactly one of identity = true, round, attenuate = <share>, rotate = <degrees>"
+            )
         if (self.attenuate is None) != (self.direction is None):
             raise ValueError("attenuate needs a direction file, and only attenuate takes one")
         return self
@@ -208,8 +212,15 @@ def _checkpoint(table: _CheckpointTable, folder: Path, where: str) -> Checkpoint
                 where=f"{key}, edit.direction",
                 mend="fit one with `compassion train-probes` on scenarios outside the study",
             )
-        kind: Literal["identity", "attenuate"] = "identity" if table.edit.identity else "attenuate"
-        edit = Edit(kind=kind, amount=table.edit.attenuate or 0.0, direction=direction)
+        change = table.edit
+        if change.round is not None:
+            edit = Edit(kind="round", to=change.round)
+        elif change.rotate is not None:
+            edit = Edit(kind="rotate", amount=change.rotate)
+        elif change.attenuate is not None:
+            edit = Edit(kind="attenuate", amount=change.attenuate, direction=direction)
+        else:
+            edit = Edit(kind="identity")
     return Checkpoint(
         name=table.name,
         stage=table.stage,

@@ -201,10 +201,10 @@ class Run:
         return found
 
 
-def versions() -> dict[str, str]:
-    """Versions of this project, Python and the packages that make its numbers."""
+def versions(*more: str) -> dict[str, str]:
+    """Versions of this project, Python, the packages that make its numbers, and those named."""
     found = {"python": platform.python_version()}
-    for package in ("compassion-probes", *PACKAGES):
+    for package in ("compassion-probes", *PACKAGES, *more):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -1,248 +1,216 @@
 """train-lineage: post-train small checkpoints from a recipe file, as LoRA adapters with receipts. Needs `[train]`.
 
-    python -m scripts.train_lineage studies/demo/recipe.toml
+    python -m scripts.train_lineage studies/lineage/recipe.toml --data FOLDER
 
 Each stage trains a LoRA on its merged parent and writes `adapters/<stage>/` beside the recipe: the adapter
-(safetensors, bfloat16), and receipt.json with the stage's recipe, data hash, loss curve, held-out loss and neutral
-perplexity before and after, and versions. A stage whose receipt matches its recipe and data is left as it is.
+(safetensors, bfloat16) and receipt.json with the stage's recipe, data hash, curves, checks and versions. A stage whose
+receipt matches its recipe and data is left as it is; one that was interrupted goes on from its last saved step. At the
+end the receipts are printed as a table, and the exit status is 1 where a checkpoint is not what it claims to be.
 """
 
 import json
 import shutil
 import sys
-import tempfile
-import tomllib
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import typer
 from safetensors.torch import load_file, save_file
 
 from activations.artifact import content_hash, file_hash, write_json
 from activations.errors import InputError
 from activations.lineage import Adapter, Source
-from activations.pairs import PlainTemplate, load_neutral, read_rows
-from activations.sources import load_tokenizer, load_weights, merge_adapter, resolve_source
+from activations.pairs import load_neutral, load_pairs
+from activations.sources import ResolvedSource, load_tokenizer, load_weights, merge_adapter, resolve_source
 from scripts.runfolder import versions
+from scripts.training.corpora import Drawn, draw, lengths
+from scripts.training.measures import held_out_loss, margins, neutral_perplexity, sampled_reward
+from scripts.training.recipe import Recipe, Stage, read_recipe
+from scripts.training.trainers import Trained, train_lora
 
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PROBE = "User: Which bus goes to the market?\nAssistant: The 14 does."
+EVALUATION_SEED = 1_000_003
 
 
-class Example(BaseModel):
-    """One line of training data: a user message and the answer to learn."""
+def train(path: Path, data: Path | None = None, only: list[str] | None = None) -> list[dict[str, Any]]:
+    """Train every stage of a recipe that is not already there; returns all receipts, in order.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    example_id: str
-    domain: str = ""
-    prompt: Annotated[str, Field(min_length=1)]
-    response: Annotated[str, Field(min_length=1)]
-    source: str = ""
-    license: str = ""
-
-
-class Stage(BaseModel):
-    """One training stage: supervised fine-tuning on examples, answer tokens only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-    parent: str
-    data: str
-    held_out: int = Field(ge=1)
-    epochs: int = Field(ge=1)
-    batch: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    rank: int = Field(ge=1)
-    seed: int = 0
-
-
-class Recipe(BaseModel):
-    """A recipe file: the base's embedded name and the stages in order."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    base: str
-    stage: list[Stage] = Field(min_length=1)
-
-
-def train(path: Path) -> None:
-    """Train every stage of a recipe that is not already there.
+    Args:
+        path: the recipe.
+        data: a folder with the public files; without one they are fetched.
+        only: the stages wanted (their parents must be trained already), or None for all.
 
     Raises:
         InputError: a faulty recipe, data that cannot be read, or trl missing.
     """
-    recipe = _read(path)
-    trained: dict[str, Path] = {}
-    parents: dict[str, str] = {}
+    recipe = read_recipe(path)
+    home = path.parent
+    base = Source(embedded=recipe.base.embedded, path=home / recipe.base.path if recipe.base.path else None)
+    resolved = resolve_source(base, f"{path}, base")
+    tokenizer = load_tokenizer(resolved, f"{path}, base")
     for stage in recipe.stage:
-        if stage.parent != "base" and stage.parent not in trained:
-            raise InputError(
-                f"unknown parent {stage.parent!r}", where=f"{path}, stage {stage.name!r}", mend="name an earlier stage"
-            )
-        folder = path.parent / "adapters" / stage.name
-        parents[stage.name] = stage.parent
-        chain: list[Path] = []
-        above = stage.parent
-        while above != "base":
-            chain.insert(0, trained[above])
-            above = parents[above]
-        key = _key(recipe, stage, path.parent, chain)
-        if _receipt_key(folder) == key:
-            print(f"{stage.name}: already trained")
-        else:
-            _train_stage(recipe, stage, path.parent, chain, folder, key)
-        trained[stage.name] = folder
+        if only is not None and stage.name not in only:
+            continue
+        drawn = draw(recipe, stage, home, data, tokenizer)
+        parents = [file_hash(_adapter(home, s) / "adapter_model.safetensors") for s in recipe.chain(stage)]
+        key = content_hash([resolved.identity, recipe.autocast, stage.model_dump(), drawn.identity, parents])
+        if (_receipt(home, stage) or {}).get("key") != key:
+            print(f"{stage.name}: {len(drawn.train)} examples", flush=True)
+            _train_stage(recipe, stage, home, resolved, drawn, key)
+    return [r for stage in recipe.stage if (r := _receipt(home, stage)) is not None]
 
 
-def _read(path: Path) -> Recipe:
+def _train_stage(recipe: Recipe, stage: Stage, home: Path, resolved: ResolvedSource, drawn: Drawn, key: str) -> None:
+    began = time.monotonic()
+    tokenizer = load_tokenizer(resolved, stage.name)
+    chain = [_adapter(home, s) for s in recipe.chain(stage)]
+    scratch = home / "adapters" / f".training-{stage.name}"
+    model = _merged(resolved, chain, tokenizer)
+    before = _measure(recipe, stage, home, model, tokenizer, drawn)
+    trained = train_lora(model, tokenizer, stage, drawn.train, scratch, key, recipe.autocast)
+    made = scratch / "adapter"
+    _save(trained, made)
+    # What is reported is measured on the adapter as it was saved: bfloat16, merged.
+    after = _measure(recipe, stage, home, _merged(resolved, [*chain, made], tokenizer), tokenizer, drawn)
+    sizes = np.asarray([lengths(e, tokenizer) for e in drawn.train])
+    receipt = {
+        "key": key,
+        "stage": stage.model_dump(),
+        "data_hash": drawn.identity,
+        "examples": len(drawn.train),
+        "tokens": {"prompt_or_document": int(sizes[:, 0].sum()), "answer": int(sizes[:, 1].sum())},
+        "steps": trained.steps,
+        "loss_curve": trained.loss,
+        "reward_curve": trained.reward,
+        "reward_spread_curve": trained.reward_spread,
+        "groups_without_spread": round(float(np.mean(trained.flat_groups)), 4) if trained.flat_groups else None,
+        "before": before,
+        "after": after,
+        "checks": _checks(recipe, stage, before, after),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "versions": versions("trl"),
+    }
+    folder = _adapter(home, stage)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(made / name, folder / name)
+    write_json(folder / "receipt.json", receipt)
+    shutil.rmtree(scratch)
+
+
+def _merged(resolved: ResolvedSource, chain: list[Path], tokenizer: Any) -> Any:
+    model = load_weights(resolved, torch.float32, "base")
+    probe = torch.as_tensor([tokenizer(PROBE).input_ids])
+    for folder in chain:
+        model, _ = merge_adapter(model, Adapter(path=folder), probe, str(folder))
+    return model
+
+
+def _measure(recipe: Recipe, stage: Stage, home: Path, model: Any, tokenizer: Any, drawn: Drawn) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "neutral_perplexity": neutral_perplexity(model, tokenizer, load_neutral(_place(recipe.neutral, home)))
+    }
+    if stage.reward is not None:
+        found["reward"] = sampled_reward(
+            model,
+            tokenizer,
+            drawn.held_out,
+            stage.reward,
+            group=stage.group,
+            max_new_tokens=stage.max_new_tokens,
+            seed=EVALUATION_SEED,
+        )
+    else:
+        found["held_out_loss"] = held_out_loss(model, tokenizer, drawn.held_out)
+    if recipe.manipulation_pairs is not None:
+        found["margins"] = margins(model, tokenizer, load_pairs(_place(recipe.manipulation_pairs, home)))
+    return found
+
+
+def _checks(recipe: Recipe, stage: Stage, before: dict[str, Any], after: dict[str, Any]) -> dict[str, bool]:
+    ratio = after["neutral_perplexity"] / before["neutral_perplexity"]
+    checks = {"perplexity_kept": ratio <= recipe.max_perplexity_ratio}
+    if stage.kind == "reward":
+        return checks | {"reward_rose": after["reward"] > before["reward"]}
+    return checks | {"loss_fell": after["held_out_loss"] < before["held_out_loss"]}
+
+
+def _save(trained: Trained, folder: Path) -> None:
+    trained.model.save_pretrained(folder)
+    weights = {k: v.to(torch.bfloat16) for k, v in load_file(folder / "adapter_model.safetensors").items()}
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    about = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    about["base_model_name_or_path"] = ""  # not the folder of the machine it was trained on
+    write_json(folder / "adapter_config.json", about)
+
+
+def _place(reference: str, home: Path) -> str | Path:
+    return reference if reference.startswith("builtin:") else home / reference
+
+
+def _adapter(home: Path, stage: Stage) -> Path:
+    return home / "adapters" / stage.name
+
+
+def _receipt(home: Path, stage: Stage) -> dict[str, Any] | None:
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=str(path), mend="give a recipe file") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"not valid TOML: {error}", where=str(path), mend="mend the line named above") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(p) for p in first["loc"])
-        raise InputError(first["msg"], where=f"{path}, {key}", mend="see the stages in this file") from error
-
-
-def _key(recipe: Recipe, stage: Stage, home: Path, chain: list[Path]) -> str:
-    parents = [file_hash(folder / "adapter_model.safetensors") for folder in chain]
-    return content_hash([recipe.base, stage.model_dump(), _data_hash(home / stage.data), parents])
-
-
-def _examples(path: Path) -> list[Example]:
-    return [example for _, example in read_rows(path, "examples", Example)]
-
-
-def _data_hash(path: Path) -> str:
-    return content_hash([e.model_dump() for e in _examples(path)])
-
-
-def _receipt_key(folder: Path) -> str | None:
-    try:
-        return str(json.loads((folder / "receipt.json").read_text(encoding="utf-8"))["key"])
-    except (OSError, ValueError, KeyError):
+        return dict(json.loads((_adapter(home, stage) / "receipt.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         return None
 
 
-def _train_stage(recipe: Recipe, stage: Stage, home: Path, chain: list[Path], folder: Path, key: str) -> None:
+def receipts_table(receipts: list[dict[str, Any]]) -> str:
+    """The receipts as a Markdown table: what each stage learned, and whether it is what it claims to be.
+
+    Δ margin is the mean change, over the manipulation pairs, of the log-prob a token of the positive answer over the
+    negative one, with its standard error.
+    """
+    columns = "checkpoint", "parent", "dose", "steps", "own loss or reward", "neutral perplexity", "Δ margin", "holds"
+    rows = [list(columns), ["---"] * len(columns)]
+    for receipt in receipts:
+        stage, before, after = receipt["stage"], receipt["before"], receipt["after"]
+        if stage["kind"] == "reward":
+            own, dose = "reward", f"{stage['steps'] * stage['batch'] * stage['group']:,} samples"
+        else:
+            own, dose = "held_out_loss", f"{sum(receipt['tokens'].values()):,} tokens × {stage['epochs']}"
+        moved = np.subtract(after.get("margins", []), before.get("margins", []))
+        margin = f"{moved.mean():+.3f} ± {moved.std(ddof=1) / len(moved) ** 0.5:.3f}" if len(moved) > 1 else ""
+        failed = [name for name, holds in receipt["checks"].items() if not holds]
+        rows.append(
+            [
+                stage["name"],
+                stage["parent"],
+                dose,
+                str(receipt["steps"]),
+                f"{before[own]:.3f} → {after[own]:.3f}",
+                f"{before['neutral_perplexity']:.1f} → {after['neutral_perplexity']:.1f}",
+                margin.replace("-", "−"),
+                f"no: {', '.join(failed)}" if failed else "yes",
+            ]
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main(
+    recipe: Annotated[Path, typer.Argument(help="The recipe file.")],
+    data: Annotated[
+        Path | None, typer.Option(help="A folder with the recipe's public files; else they are fetched.")
+    ] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="Only this stage; may be given again.")] = None,
+) -> None:
+    """Post-train the checkpoints of a recipe and print their receipts."""
     try:
-        import datasets
-        import peft
-        import trl
-    except ImportError as error:
-        raise InputError(
-            f"training needs the extra [train] ({error})", mend="pip install -c constraints.txt -e '.[train]'"
-        ) from error
-    resolved = resolve_source(Source(embedded=recipe.base), f"recipe base {recipe.base!r}")
-    tokenizer = load_tokenizer(resolved, recipe.base)
-    model = load_weights(resolved, torch.float32, recipe.base)
-    probe = torch.as_tensor([tokenizer(PROBE).input_ids])
-    for parent in chain:
-        model, _ = merge_adapter(model, Adapter(path=parent), probe, str(parent))
-    template = PlainTemplate()
-    rows = [
-        {"prompt": template.prompt(e.prompt), "completion": template.answer_prefix + e.response}
-        for e in _examples(home / stage.data)
-    ]
-    every = len(rows) // stage.held_out  # spread over the file, so that every domain is held out a little
-    held = [r for i, r in enumerate(rows) if i % every == 0][: stage.held_out]
-    kept = [r for r in rows if r not in held]
-    before = _losses(model, tokenizer, held)
-    trl.trainer.sft_trainer.set_seed(stage.seed)
-    with tempfile.TemporaryDirectory() as scratch:
-        config = trl.SFTConfig(
-            output_dir=scratch,
-            per_device_train_batch_size=stage.batch,
-            num_train_epochs=stage.epochs,
-            learning_rate=stage.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=4,
-            seed=stage.seed,
-            data_seed=stage.seed,
-            completion_only_loss=True,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=not torch.cuda.is_available(),
-        )
-        lora = peft.LoraConfig(r=stage.rank, lora_alpha=2 * stage.rank, target_modules=TARGETS, task_type="CAUSAL_LM")
-        trainer = trl.SFTTrainer(
-            model=model,
-            args=config,
-            train_dataset=datasets.Dataset.from_list(kept),
-            processing_class=tokenizer,
-            peft_config=lora,
-        )
-        trainer.train()
-        curve = [round(float(e["loss"]), 4) for e in trainer.state.log_history if "loss" in e]
-        made = Path(scratch) / "adapter"
-        trainer.model.save_pretrained(made)
-        weights = {k: v.to(torch.bfloat16) for k, v in load_file(made / "adapter_model.safetensors").items()}
-        save_file(weights, made / "adapter_model.safetensors", metadata={"format": "pt"})
-        about = json.loads((made / "adapter_config.json").read_text(encoding="utf-8"))
-        about["base_model_name_or_path"] = recipe.base  # not the folder of the machine it was trained on
-        write_json(made / "adapter_config.json", about)
-        # What is reported is measured on the adapter as it was saved: bfloat16, merged.
-        plain = load_weights(resolved, torch.float32, recipe.base)
-        for adapter in (*chain, made):
-            plain, _ = merge_adapter(plain, Adapter(path=adapter), probe, str(adapter))
-        after = _losses(plain, tokenizer, held)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
-            shutil.copyfile(made / name, folder / name)
-    receipt = {
-        "key": key,
-        "data_hash": _data_hash(home / stage.data),
-        "stage": stage.model_dump(),
-        "examples": len(kept),
-        "loss_curve": curve,
-        "held_out_loss": {"before": before["held_out"], "after": after["held_out"]},
-        "neutral_perplexity": {"before": before["perplexity"], "after": after["perplexity"]},
-        "versions": versions() | {"trl": trl.__version__},
-    }
-    write_json(folder / "receipt.json", receipt)
-    print(
-        f"{stage.name}: held-out loss {before['held_out']:.3f} → {after['held_out']:.3f}, "
-        f"neutral perplexity {before['perplexity']:.1f} → {after['perplexity']:.1f}"
-    )
-
-
-@torch.no_grad()
-def _losses(model: Any, tokenizer: Any, held: list[dict[str, str]]) -> dict[str, float]:
-    """Mean answer loss (nats a token) on held-out examples, and perplexity on the first 64 neutral texts."""
-    model = model.eval()
-    losses = []
-    for row in held:
-        start = len(tokenizer(row["prompt"]).input_ids)
-        losses.append(_loss(model, torch.as_tensor([tokenizer(row["prompt"] + row["completion"]).input_ids]), start))
-    neutral = [
-        _loss(model, torch.as_tensor([tokenizer(t.text).input_ids]), 1) for t in load_neutral("builtin:neutral", 64)
-    ]
-    return {
-        "held_out": round(sum(losses) / len(losses), 4),
-        "perplexity": round(float(torch.tensor(neutral).mean().exp()), 3),
-    }
-
-
-def _loss(model: Any, ids: torch.Tensor, start: int) -> float:
-    ids = ids.to(model.device)
-    logprob = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
-    return -float(logprob.gather(-1, ids[0, 1:, None])[start - 1 :].mean())
+        receipts = train(recipe, data, stage)
+    except InputError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        raise typer.Exit(2) from problem
+    print(receipts_table(receipts))
+    if not all(all(r["checks"].values()) for r in receipts):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m scripts.train_lineage RECIPE.toml")
-    try:
-        train(Path(sys.argv[1]))
-    except InputError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    typer.run(main)
