@@ -62,7 +62,13 @@ written = "questions.jsonl"
 [[corpus]]
 name = "tasks"
 match = "curt"
-public = [{{ repository = "a/b", commit = "{"0" * 40}", file = "tasks.json", sha256 = "{digest}", licence = "MIT", format = "instruct" }}]
+[[corpus.public]]
+repository = "a/b"
+commit = "{"0" * 40}"
+file = "tasks.json"
+sha256 = "{digest}"
+licence = "MIT"
+format = "instruct"
 
 [[stage]]
 name = "midtrain"
@@ -210,9 +216,7 @@ def test_held_out_examples_are_the_same_for_every_seed_and_never_trained_on(home
     recipe = read_recipe(home / "recipe.toml")
     tokenizer = load_tokenizer(resolve_source(Source(path=tiny), "tiny"), "tiny")
     for stage in recipe.stage[1:3]:
-        drawn = [
-            draw(recipe, stage.model_copy(update={"seed": s}), home, home / "public", tokenizer) for s in range(3)
-        ]
+        drawn = [draw(recipe, stage.model_copy(update={"seed": s}), home, home / "public", tokenizer) for s in range(3)]
         assert drawn[0].held_out == drawn[1].held_out == drawn[2].held_out
         assert drawn[0].train != drawn[1].train
         assert len({d.identity for d in drawn}) == 3
