@@ -17,7 +17,6 @@ from scipy import stats
 from activations.errors import InputError
 from activations.store import ActivationStore
 from probes.evaluate import mass_mean_scores
-from probes.fit import POSITION, neutral_tau
 from probes.geometry import Product, cosine, cross_product, signed_root
 from probes.inference import (
     NOT_ESTIMABLE,
@@ -30,6 +29,7 @@ from probes.inference import (
     root_ratio,
 )
 from probes.sides import POOLED, Layout, Sides, margins, read_sides
+from probes.sites import POSITION, neutral_tau
 
 GAUGES = ("raw", "tau", "sd")
 BAND = "band"

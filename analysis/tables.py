@@ -30,19 +30,53 @@ TABLES: dict[str, dict[str, str]] = {
     | {
         "layer": "0-based block whose output is read; −1 is the embedding",
         "position": "token(s) read: response_mean averages the answer's tokens",
-        "method": "mass-mean or logistic, cross-fitted: folds grouped by scenario",
+        "method": "mass-mean, whitened (one covariance for the lineage), lda, logistic, pca (of differences) or ccs; "
+        "cross-fitted, folds grouped by scenario",
         "n_scenarios": "scenarios in this row",
         "size_raw": "unbiased length of the mean difference (crossnobis, signed root), residual units",
         "size_tau": "size_raw over the median residual norm of neutral tokens at this site",
         "size_sd": "size_raw over the within-side SD along the held-out direction (mass-mean rows)",
         "dprime": "held-out gap between the sides over the within-side SD",
+        "dz": "mean over SD of the scenarios' held-out differences",
         "auroc": "held-out P(compassionate scores above curt), ties one half",
         "auroc_low": "lower 95 % limit (Hanley–McNeil variance, Newcombe's method 5)",
         "auroc_high": "upper 95 % limit",
         "win_rate": "share of scenarios whose compassionate side scores above its curt side",
-        "selectivity": "AUROC minus the mean AUROC of 20 directions fitted to labels drawn at random per scenario",
-        "best_baseline": "strongest baseline on the same folds: tfidf, words, characters or embedding-mean",
+        "fisher": "squared gap over the within-side variance",
+        "accuracy": "balanced accuracy at the training folds' threshold",
+        "recall": "share of compassionate sides that score above what 5 % of neutral texts exceed",
+        "fragility": "SD of white noise a coordinate, in units of tau, at which expected AUROC falls half-way to 0.5",
+        "codelength": "bits a label by online coding (logistic rows); 1 is what no knowledge takes",
+        "calibration_error": "mean distance of predicted from observed shares over ten bins (logistic rows)",
+        "selectivity": "AUROC minus the mean AUROC of 20 directions fitted to labels drawn at random per scenario "
+        "(mass-mean rows)",
+        "t_flip": "mean over standard error of the held-out pair differences (mass-mean rows)",
+        "p_flip": "its one-sided p among 1000 random flips of the scenarios' sides, each refitted",
+        "p_flip_adjusted": "the same adjusted over all layers and domains of the checkpoint (max-T)",
+        "p_matched": "one-sided p of |d′| among 1000 random directions with the within-side covariance",
+        "p_isotropic": "the same among isotropic random directions, a weaker null",
+        "best_baseline": "strongest reader of the text alone on the same folds: a surface feature, tfidf, letters, "
+        "naive-bayes or embedding-mean",
         "best_baseline_auroc": "its held-out AUROC",
+    },
+    "transfer": _CHECKPOINT
+    | {
+        "train_checkpoint": "checkpoint the readers were fitted in",
+        "train_domain": 'domain they were fitted on, or "pooled"',
+        "test_domain": 'domain they score, or "pooled"; a scenario\'s own fold is always left out of the fit',
+        "method": "as in layers.csv",
+        "auroc": "held-out AUROC, mean over the declared band's layers",
+        "dprime": "held-out d′, mean over the declared band's layers",
+    },
+    "reliability": _CHECKPOINT
+    | _DOMAIN
+    | {
+        "layer": "the middle layer of the declared band",
+        "bin_low": "lower edge of a bin of predicted probabilities (logistic reader, held out)",
+        "bin_high": "its upper edge",
+        "predicted": "mean predicted probability that a side is the compassionate one",
+        "observed": "share that is; empty where the bin is",
+        "n": "sides in the bin",
     },
     "drift": _EDGE
     | _CONTRAST

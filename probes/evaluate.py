@@ -8,27 +8,41 @@ from jaxtyping import Float, Int
 from scipy import optimize, stats
 from sklearn.base import BaseEstimator, clone
 
+from probes import metrics
+from probes.readers import Readers, fit_readers
 from probes.sides import Sides
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Separation:
-    """Held-out separation of the two sides. `gap` and `sigma` are in the units of the scores."""
+    """Held-out separation of the two sides. `gap`, `sigma` and `fragility` are in the units of the scores.
+
+    auroc: P(positive > negative), ties ½. dprime: gap/σ. dz: mean over SD of the scenarios' differences. win_rate:
+    share of scenarios whose positive side scores higher. fisher: gap²/σ². accuracy: balanced, at the training
+    threshold. recall: share of positive sides above what 5 % of neutral texts exceed. fragility: the noise SD at which
+    the expected AUROC has fallen half-way to ½. NaN where a quantity is not estimable.
+    """
 
     auroc: float
     auroc_low: float
     auroc_high: float
     dprime: float
+    dz: float
     win_rate: float
+    fisher: float
+    accuracy: float
+    recall: float
+    fragility: float
     gap: float
     sigma: float
 
 
+NOT_ESTIMABLE = Separation(**dict.fromkeys(Separation.__dataclass_fields__, float("nan")))
+
+
 def auroc(positive: Float[np.ndarray, "p"], negative: Float[np.ndarray, "n"]) -> float:
     """P(positive > negative) + ½ P(equal), over all cross pairs."""
-    ranks = stats.rankdata(np.concatenate([positive, negative]))
-    n_pos, n_neg = len(positive), len(negative)
-    return float((ranks[:n_pos].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
+    return float(metrics.auroc(positive[None], negative[None])[0])
 
 
 def auroc_interval(area: float, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -51,25 +65,113 @@ def auroc_interval(area: float, n: int, level: float = 0.95) -> tuple[float, flo
     return lower(area), 1 - lower(1 - area)
 
 
-def separation(positive: Float[np.ndarray, "scenario"], negative: Float[np.ndarray, "scenario"]) -> Separation:
+def separation(
+    positive: Float[np.ndarray, "scenario"],
+    negative: Float[np.ndarray, "scenario"],
+    limit: Float[np.ndarray, "scenario"] | None = None,
+) -> Separation:
     """Separation from one held-out score a scenario and side.
 
-    d′ = gap/σ, σ² the mean of the two within-side variances (unbiased); NaN where σ is 0.
+    Args:
+        limit: the score that 5 % of neutral texts exceed, under each scenario's own reader.
     """
-    area = auroc(positive, negative)
-    low, high = auroc_interval(area, len(positive))
-    gap = float(positive.mean() - negative.mean())
-    sigma = float(np.sqrt((positive.var(ddof=1) + negative.var(ddof=1)) / 2))
-    wins = float(np.mean(positive > negative) + np.mean(positive == negative) / 2)
-    return Separation(
-        auroc=area,
-        auroc_low=low,
-        auroc_high=high,
-        dprime=gap / sigma if sigma > 0 else float("nan"),
-        win_rate=wins,
-        gap=gap,
-        sigma=sigma,
+    return separations(positive[None], negative[None], None if limit is None else limit[None])[0]
+
+
+def separations(
+    positive: Float[np.ndarray, "set scenario"],
+    negative: Float[np.ndarray, "set scenario"],
+    limit: Float[np.ndarray, "set scenario"] | None = None,
+) -> list[Separation]:
+    """`separation` of many score sets of the same scenarios at once."""
+    area = metrics.auroc(positive, negative)
+    d = metrics.dprime(positive, negative)
+    columns = {
+        "auroc": area,
+        "dprime": d,
+        "dz": metrics.paired_d(positive, negative),
+        "win_rate": metrics.win_rate(positive, negative),
+        "fisher": d**2,
+        "accuracy": metrics.balanced_accuracy(positive, negative),
+        "recall": np.full_like(area, np.nan) if limit is None else metrics.recall_at_fpr(positive, limit),
+        "fragility": metrics.fragility(positive, negative),
+        "gap": positive.mean(axis=-1) - negative.mean(axis=-1),
+        "sigma": metrics.spread(positive, negative),
+    }
+    found = []
+    for i in range(len(area)):
+        if not np.isfinite(area[i]):
+            found.append(NOT_ESTIMABLE)
+            continue
+        low, high = auroc_interval(float(area[i]), positive.shape[-1])
+        found.append(
+            Separation(auroc_low=low, auroc_high=high, **{name: float(values[i]) for name, values in columns.items()})
+        )
+    return found
+
+
+def by_fold(
+    scores: Float[np.ndarray, "reader row"], readers: Readers, method: str, slice_: str, folds: Int[np.ndarray, "row"]
+) -> Float[np.ndarray, "row"]:
+    """Each row's score by the reader of this method and slice that has not seen the row's fold.
+
+    Args:
+        scores: `Readers.scores` of the rows.
+        folds: the fold of every row's scenario.
+    """
+    return scores[readers.rows(method, slice_, folds), np.arange(len(folds))]
+
+
+def evaluate(
+    positive: Float[np.ndarray, "scenario d"],
+    negative: Float[np.ndarray, "scenario d"],
+    folds: Int[np.ndarray, "scenario"],
+    *,
+    method: str = "mass-mean",
+    test: Sides | None = None,
+    neutral: Float[np.ndarray, "text d"] | None = None,
+    seed: int = 0,
+) -> Separation:
+    """Held-out separation of two sides by one method: refit, or frozen where `test` comes from another checkpoint.
+
+    Args:
+        positive, negative: residuals of the sides, one row a scenario (average paraphrases first).
+        folds: the fold of every scenario; each is scored by a reader fitted on the other folds.
+        method: one of `probes.readers.METHODS`.
+        test: what is scored, the same scenarios in order; the training sides without.
+        neutral: residuals of neutral texts, for the recall.
+
+    Raises:
+        ValueError: shapes that differ, values that are not finite, an unknown method, or fewer than two folds.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> a, b = rng.normal(size=(2, 40, 8)); a[:, 0] += 4
+        >>> evaluate(a, b, np.arange(40) % 5).auroc > 0.95
+        True
+    """
+    train = Sides(positive=np.asarray(positive, dtype=np.float64), negative=np.asarray(negative, dtype=np.float64))
+    scored = test or train
+    if train.positive.shape != train.negative.shape or len(folds) != len(train.positive):
+        raise ValueError(f"sides of {train.positive.shape} and {train.negative.shape} with {len(folds)} folds")
+    if len(np.unique(folds)) < 2:
+        raise ValueError("held-out scores need at least two folds")
+    for rows in (train.positive, train.negative, scored.positive, scored.negative):
+        if not np.isfinite(rows).all():
+            raise ValueError("residuals must be finite")
+    readers = fit_readers(train, {"all": np.arange(len(folds))}, folds, methods=(method,), seed=seed)
+    plus, minus = (
+        by_fold(readers.scores(rows), readers, method, "all", folds) for rows in (scored.positive, scored.negative)
     )
+    limit = None
+    if neutral is not None:
+        limit = neutral_limits(readers, neutral)[readers.rows(method, "all", folds)]
+    return separation(plus, minus, limit)
+
+
+def neutral_limits(readers: Readers, neutral: Float[np.ndarray, "text d"]) -> Float[np.ndarray, "reader"]:
+    """The score that 5 % of neutral texts exceed, for every reader."""
+    return np.quantile(readers.scores(neutral), 1 - metrics.FPR, axis=1)
 
 
 def cross_scores(

@@ -1,4 +1,4 @@
-"""One checkpoint's directions and their held-out separation, site by site, domain by domain."""
+"""A checkpoint's probes: fitted and scored at every site, by as many processes as wanted; directions as files."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -7,44 +7,57 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
+from joblib import Parallel, delayed
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from activations.artifact import FORMAT_VERSION, writing
+from activations.artifact import FORMAT_VERSION, content_hash, writing
 from activations.errors import InputError
-from activations.store import ActivationStore
 from probes.direction import Direction
-from probes.estimators import LogisticProbe
-from probes.evaluate import Separation, auroc, cross_scores, mass_mean_scores, separation
-from probes.geometry import cross_product, signed_root
-from probes.sides import POOLED, Layout, Sides, read_sides
-from probes.surface import Scores
+from probes.permutation import max_t
+from probes.readers import fit_reader
+from probes.sides import Layout, Sides
+from probes.sites import SiteFound, Task, measure_site
 
 N_FOLDS = 5
-CONTROL_DRAWS = 20
-POSITION = "response_mean"
-EMBEDDING = "embedding-mean"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LayerRow:
-    """One line of layers.csv, without the checkpoint's own columns."""
+def fit(
+    positive: Float[np.ndarray, "scenario d"],
+    negative: Float[np.ndarray, "scenario d"],
+    *,
+    method: str = "mass-mean",
+    site: str = "",
+    tau: float = 1.0,
+    seed: int = 0,
+) -> Direction:
+    """The direction of a method on all scenarios given; for a number to report, use `probes.evaluate.evaluate`.
 
-    domain: str
-    site: str
-    method: str
-    n_scenarios: int
-    separation: Separation
-    size_raw: float
-    tau: float
-    selectivity: float
-    best_baseline: str
-    best_baseline_auroc: float
+    Args:
+        positive, negative: residuals of the sides, one row a scenario (average paraphrases first).
+        method: one of `probes.readers.METHODS`.
+        site, tau: what the direction's file says of where it was read, and of the unit of doses there.
+        seed: seeds inner folds and the starts of CCS.
 
-
-def neutral_tau(store: ActivationStore, site: str) -> float:
-    """τ: the median residual norm of neutral tokens at a site."""
-    return float(np.median(store.token_norm(site)))
+    Raises:
+        ValueError: shapes that differ, an unknown method, or sides that do not differ.
+    """
+    sides = Sides(positive=np.asarray(positive, dtype=np.float64), negative=np.asarray(negative, dtype=np.float64))
+    if sides.positive.shape != sides.negative.shape:
+        raise ValueError(f"sides of {sides.positive.shape} and {sides.negative.shape}")
+    vector, _ = fit_reader(sides, method, seed=seed)
+    return Direction(
+        vector=vector,
+        site=site,
+        position="",
+        method=method,
+        contrast="",
+        domain="",
+        size=float(sides.difference.mean(axis=0) @ vector),
+        tau=tau,
+        scenarios=content_hash([row.tolist() for row in sides.difference]),
+        checkpoint="",
+    )
 
 
 def held_out(plan: Layout, per_domain: int, seed: int) -> Int[np.ndarray, "kept_out"]:
@@ -60,77 +73,42 @@ def held_out(plan: Layout, per_domain: int, seed: int) -> Int[np.ndarray, "kept_
     return np.sort(np.asarray(chosen, dtype=np.int64))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Fit:
+    """What `fit_checkpoint` found, site by site in order of depth, and the sign-flip test over all of them."""
+
+    sites: list[SiteFound]
+    flips: dict[tuple[str, str], tuple[float, float, float]]  # by site and slice: t, p, p adjusted over all
+
+
 def fit_checkpoint(
-    store: ActivationStore,
-    plan: Layout,
-    folds: Int[np.ndarray, "scenario"],
-    baselines: dict[str, dict[str, Scores]],
-    kept_out: Int[np.ndarray, "kept_out"],
-    *,
-    contrast: str,
-    seed: int,
-    advance: Callable[[int], None],
-) -> tuple[list[LayerRow], list[Direction]]:
-    """Cross-fitted mass-mean and logistic probes at every site, and the directions fitted on all scenarios.
+    task: Task, sites: Sequence[str], *, jobs: int = 1, advance: Callable[[int], None] = lambda _: None
+) -> Fit:
+    """Cross-fitted readers, separations, nulls and directions at every site.
 
     Args:
-        store: the checkpoint's activations.
-        plan: which texts make up which scenario.
-        folds: the fold of every scenario.
-        baselines: held-out surface scores per slice (domain or "pooled"), on the same folds.
-        kept_out: scenarios that the steering direction must not have seen.
-        contrast: the contrast's name.
-        seed: seeds the control task's random labels.
+        task: the checkpoint's store and what its sites share.
+        sites: the store's sites in order of depth; the first, the embedding, gives the others a baseline.
+        jobs: processes; each holds one site's residuals. The results do not depend on it.
         advance: told 1 after every site.
-
-    Returns:
-        Rows of layers.csv, and per site: one direction a slice ("mass-mean", all its scenarios) and one pooled
-        direction for steering ("mass-mean/held-out", without `kept_out`).
     """
-    rows: list[LayerRow] = []
-    directions: list[Direction] = []
-    embedding: dict[str, Scores] = {}
-    for site in store.sites:
-        sides = read_sides(store, plan, POSITION, site)
-        tau = neutral_tau(store, site)
-        for domain in plan.slices():
-            members = plan.members(domain)
-            part, part_folds = sides.rows(members), folds[members]
-            rng = np.random.default_rng([seed, len(members)])
-            signs = np.concatenate([np.ones((1, len(members))), rng.choice([-1.0, 1.0], (CONTROL_DRAWS, len(members)))])
-            plus, minus = mass_mean_scores(part, part, part_folds, signs)
-            if site == store.sites[0]:
-                embedding[domain] = (plus[0], minus[0])
-            control = float(np.mean([auroc(p, n) for p, n in zip(plus[1:], minus[1:], strict=True)]))
-            best, best_area = _best_baseline(baselines[domain], embedding[domain], is_embedding=site == store.sites[0])
-            size = signed_root(cross_product(part.difference, part.difference).value)
-            scored = {
-                "mass-mean": (plus[0], minus[0]),
-                "logistic": cross_scores(part.positive, part.negative, part_folds, LogisticProbe()),
-            }
-            for method, (p, n) in scored.items():
-                found = separation(p, n)
-                rows.append(
-                    LayerRow(
-                        domain=domain,
-                        site=site,
-                        method=method,
-                        n_scenarios=len(members),
-                        separation=found,
-                        size_raw=size,
-                        tau=tau,
-                        best_baseline=best,
-                        best_baseline_auroc=best_area,
-                        selectivity=found.auroc - control if method == "mass-mean" else float("nan"),
-                    )
-                )
-        for domain in dict.fromkeys([*plan.slices(), POOLED]):  # a study of one domain has a pooled direction too
-            members = plan.members(domain)
-            directions.append(_direction(store, plan, sides, members, site, tau, "mass-mean", domain, contrast))
-        train = np.setdiff1d(np.arange(len(plan)), kept_out)
-        directions.append(_direction(store, plan, sides, train, site, tau, "mass-mean/held-out", POOLED, contrast))
-        advance(1)
-    return rows, directions
+    first = measure_site(task, sites[0], {})
+    advance(1)
+    embedding = {r.domain: r.separation.auroc for r in first.rows if r.method == "mass-mean"}
+    found = [first]
+    with Parallel(n_jobs=jobs, return_as="generator", inner_max_num_threads=1) as pool:
+        for one in pool(delayed(measure_site)(task, site, embedding) for site in sites[1:]):
+            found.append(one)
+            advance(1)
+    test = max_t(np.concatenate([s.statistics for s in found], axis=1))
+    names = [(site, name) for site, s in zip(sites, found, strict=True) for name in s.slices]
+    return Fit(
+        sites=found,
+        flips={
+            key: (float(t), float(p), float(adjusted))
+            for key, t, p, adjusted in zip(names, test.statistic, test.p, test.p_adjusted, strict=True)
+        },
+    )
 
 
 def save_directions(path: Path, directions: Sequence[Direction]) -> None:
@@ -167,37 +145,3 @@ def load_direction(path: Path, contrast: str, domain: str, method: str, site: st
 def direction_key(contrast: str, domain: str, method: str, site: str) -> str:
     """The name of a direction's tensor in a directions file."""
     return f"{contrast}/{domain}/{method}/{site}"
-
-
-def _best_baseline(found: dict[str, Scores], embedding: Scores, *, is_embedding: bool) -> tuple[str, float]:
-    areas = {name: auroc(*scores) for name, scores in found.items()}
-    if not is_embedding:  # at the embedding site itself it would be compared with itself
-        areas[EMBEDDING] = auroc(*embedding)
-    best = max(areas, key=lambda name: areas[name])
-    return best, areas[best]
-
-
-def _direction(
-    store: ActivationStore,
-    plan: Layout,
-    sides: Sides,
-    members: np.ndarray,
-    site: str,
-    tau: float,
-    method: str,
-    domain: str,
-    contrast: str,
-) -> Direction:
-    delta: Float[np.ndarray, d_model] = sides.rows(members).difference.mean(axis=0)
-    return Direction(
-        vector=delta,
-        site=site,
-        position=POSITION,
-        method=method,
-        contrast=contrast,
-        domain=domain,
-        size=float(np.linalg.norm(delta)),
-        tau=tau,
-        scenarios=plan.hash(members),
-        checkpoint=store.identity,
-    )

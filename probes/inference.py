@@ -1,4 +1,4 @@
-"""Intervals and p-values with the scenario as the unit: jackknife, Fieller, Holm."""
+"""Intervals and p-values with the scenario as the unit: jackknife, Fieller, bootstrap-t, Holm."""
 
 from dataclasses import dataclass
 
@@ -30,6 +30,17 @@ def jackknife_covariance(*without: Float[np.ndarray, "scenario"]) -> Float[np.nd
     return (n - 1) / n * centred @ centred.T
 
 
+def jackknife_error(without: Float[np.ndarray, "scenario"]) -> float:
+    """Jackknife standard error of a statistic from its delete-one values."""
+    return float(np.sqrt(jackknife_covariance(without)[0, 0]))
+
+
+def t_limits(value: float, error: float, df: int, *, level: float = 0.95) -> Estimate:
+    """Value ± t·error."""
+    reach = float(stats.t.ppf(0.5 + level / 2, df)) * error
+    return Estimate(value=value, low=value - reach, high=value + reach)
+
+
 def jackknife_interval(statistic: Product, *, null: float = 0.0, level: float = 0.95) -> Estimate:
     """Value ± t·SE with the jackknife SE and K−1 degrees of freedom; p against `null`."""
     if not (np.isfinite(statistic.value) and np.isfinite(statistic.without).all()):
@@ -50,6 +61,28 @@ def mean_interval(values: Float[np.ndarray, "scenario"], *, level: float = 0.95)
     return jackknife_interval(
         Product(value=float(values.mean()), without=(values.sum() - values) / (n - 1)), level=level
     )
+
+
+def bootstrap_t(
+    values: Float[np.ndarray, "*batch scenario"], *, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[Float[np.ndarray, "*batch"], Float[np.ndarray, "*batch"]]:
+    """Studentised bootstrap limits of the mean over scenarios (Efron & Tibshirani 1993, §12.5), many means at once.
+
+    The percentile bootstrap covers too little with few scenarios (.88 at 8, .93 at 20 for a nominal .95); resampling
+    the t statistic does not. One resample of scenarios serves the whole batch.
+    """
+    n = values.shape[-1]
+    picks = np.random.default_rng(seed).integers(0, n, (draws, n))
+    counts = np.zeros((draws, n))
+    np.add.at(counts, (np.arange(draws)[:, None], picks), 1.0)
+    mean, error = values.mean(axis=-1), values.std(axis=-1, ddof=1) / np.sqrt(n)
+    centred = values - mean[..., None]
+    means = centred @ counts.T / n
+    variances = (np.square(centred) @ counts.T / n - means**2) * n / (n - 1)
+    scale = np.sqrt(np.maximum(variances, 0.0) / n)
+    t = np.divide(means, scale, out=np.zeros_like(means), where=scale > 0)
+    low, high = np.quantile(t, [0.5 - level / 2, 0.5 + level / 2], axis=-1)
+    return mean - high * error, mean - low * error
 
 
 def ratio_interval(top: Product, bottom: Product, *, level: float = 0.95) -> Estimate:

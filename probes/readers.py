@@ -19,7 +19,9 @@ from probes.sides import Sides, balanced_folds
 METHODS = ("mass-mean", "whitened", "lda", "logistic", "pca", "ccs")
 CLOSED_FORM = ("mass-mean", "whitened", "lda", "pca")
 INNER_FOLDS = 4
+MAX_INNER = 150  # scenarios of the training part that choose the logistic penalty
 Key = tuple[str, str, int]  # method, slice, fold
+Fitted = tuple[np.ndarray, float, float]  # unit direction, offset, gain
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -34,7 +36,7 @@ class Readers:
     offset: Float[np.ndarray, "reader"]
     gain: Float[np.ndarray, "reader"]
 
-    def rows(self, method: str, slice_: str, folds: Sequence[int]) -> Int[np.ndarray, "fold"]:
+    def rows(self, method: str, slice_: str, folds: Sequence[int] | np.ndarray) -> Int[np.ndarray, "fold"]:
         """Row numbers of a method's readers of a slice, one a fold."""
         index = {key: i for i, key in enumerate(self.keys)}
         return np.asarray([index[method, slice_, int(fold)] for fold in folds])
@@ -66,38 +68,64 @@ def fit_readers(
         seed: seeds inner folds and the starts of CCS.
 
     Returns:
-        One reader for each method, slice and fold. Signs follow the training labels; where a method sees none
-        (pca, ccs) its sign is set by them afterwards.
+        One reader for each method, slice and fold, not a number where there is nothing to fit. Signs follow the
+        training labels; where a method sees none (pca, ccs) its sign is set by them afterwards.
 
     Raises:
-        ValueError: no method of this name, or a slice that has nothing to fit in a fold.
+        ValueError: no method of this name.
     """
-    unknown = set(methods) - set(METHODS)
-    if unknown:
-        raise ValueError(f"no method {sorted(unknown)[0]!r}; methods: {', '.join(METHODS)}")
+    _known(methods)
     names = list(units) if units is not None else [str(i) for i in range(len(folds))]
-    found: dict[Key, tuple[np.ndarray, float, float]] = {}
-    searched: list[tuple[Key, np.ndarray, np.ndarray]] = []
+    found: dict[Key, Fitted] = {}
+    searched: dict[Key, Sides] = {}
     for name, members in slices.items():
         for fold in np.unique(folds[members]):
             train = members[folds[members] != fold]
-            part = sides.rows(train)
-            shared = (root or sides).rows(train)
+            part, shared = sides.rows(train), (root or sides).rows(train)
             for method in methods:
                 if method == "ccs":
-                    searched.append(((method, name, int(fold)), part.positive, part.negative))
-                elif method == "logistic":
-                    inner = balanced_folds([names[i] for i in train], ["" for _ in train], INNER_FOLDS, seed)
-                    found[method, name, int(fold)] = _logistic(part, inner)
+                    searched[method, name, int(fold)] = part
                 else:
-                    found[method, name, int(fold)] = _closed(method, part, shared)
+                    inner = [names[i] for i in train]
+                    found[method, name, int(fold)] = _fit(method, part, shared, inner, seed)
     found |= _ccs(searched, seed)
-    keys = tuple(found)
     directions, offsets, gains = (np.asarray(v) for v in zip(*found.values(), strict=True))
-    return Readers(keys=keys, direction=directions, offset=offsets, gain=gains)
+    return Readers(keys=tuple(found), direction=directions, offset=offsets, gain=gains)
 
 
-def _closed(method: str, part: Sides, shared: Sides) -> tuple[np.ndarray, float, float]:
+def fit_reader(sides: Sides, method: str, *, seed: int = 0) -> tuple[Float[np.ndarray, "d"], float]:
+    """One method on all scenarios given: its unit direction, and the offset that puts the threshold at 0.
+
+    Raises:
+        ValueError: no method of this name, or sides that give it nothing to fit.
+    """
+    _known((method,))
+    if method == "ccs":
+        vector, offset, _ = _ccs({(method, "all", 0): sides}, seed)[method, "all", 0]
+    else:
+        vector, offset, _ = _fit(method, sides, sides, [str(i) for i in range(len(sides.positive))], seed)
+    if not np.isfinite(vector).all() or not vector.any():
+        raise ValueError(f"{method}: the sides do not differ, or are too few")
+    return vector, offset
+
+
+def _known(methods: Sequence[str]) -> None:
+    unknown = set(methods) - set(METHODS)
+    if unknown:
+        raise ValueError(f"no method {sorted(unknown)[0]!r}; methods: {', '.join(METHODS)}")
+
+
+def _fit(method: str, part: Sides, shared: Sides, units: list[str], seed: int) -> Fitted:
+    """One reader; not a number throughout where the rows give the method nothing to fit."""
+    try:
+        if method == "logistic":
+            return _logistic(part, balanced_folds(units, ["" for _ in units], INNER_FOLDS, seed))
+        return _closed(method, part, shared)
+    except ValueError:
+        return np.full(part.positive.shape[1], np.nan), float("nan"), 1.0
+
+
+def _closed(method: str, part: Sides, shared: Sides) -> Fitted:
     delta = part.difference.mean(axis=0)
     if method == "mass-mean":
         vector = delta
@@ -118,20 +146,23 @@ def covariance(sides: Sides) -> LowRankCovariance:
     return ledoit_wolf(sides.difference)
 
 
-def _unit(vector: np.ndarray, part: Sides) -> tuple[np.ndarray, float, float]:
+def _unit(vector: np.ndarray, part: Sides) -> Fitted:
     """Unit direction and the offset that puts 0 half way between the sides' training means."""
     norm = float(np.linalg.norm(vector))
     unit = vector / norm if norm > 0 else vector
     return unit, -float(unit @ (part.positive + part.negative).mean(axis=0)) / 2, 1.0
 
 
-def _logistic(part: Sides, inner: np.ndarray) -> tuple[np.ndarray, float, float]:
+def _logistic(part: Sides, inner: np.ndarray) -> Fitted:
     rows = np.concatenate([part.positive, part.negative])
     mean, scale = rows.mean(axis=0), rows.std(axis=0)
     scale[scale == 0.0] = 1.0
     labels = np.repeat([1.0, -1.0], len(part.positive))
     features, basis = span((rows - mean) / scale)
-    c = choose_c(features, labels, np.tile(inner, 2))
+    few = np.arange(len(inner)) if len(inner) <= MAX_INNER else _spread_out(inner)
+    both = np.concatenate([few, few + len(inner)])
+    coordinates = features if len(few) == len(inner) else span(features[both])[0]
+    c = choose_c(coordinates, labels[both], np.tile(inner[few], 2))
     w, b = solve_logistic(features, labels, np.ones((1, len(rows))), np.asarray([c]))
     vector = (basis @ w[0]) / scale
     intercept = float(b[0] - vector @ mean)
@@ -139,29 +170,31 @@ def _logistic(part: Sides, inner: np.ndarray) -> tuple[np.ndarray, float, float]
     return vector / norm, intercept / norm, norm
 
 
-def _ccs(searched: list[tuple[Key, np.ndarray, np.ndarray]], seed: int) -> dict[Key, tuple[np.ndarray, float, float]]:
+def _spread_out(inner: np.ndarray) -> np.ndarray:
+    """MAX_INNER scenarios, as many of each inner fold."""
+    return np.sort(np.concatenate([np.flatnonzero(inner == f)[: MAX_INNER // INNER_FOLDS] for f in np.unique(inner)]))
+
+
+def _ccs(searched: dict[Key, Sides], seed: int) -> dict[Key, Fitted]:
     """All searches of one training size at once."""
-    found: dict[Key, tuple[np.ndarray, float, float]] = {}
-    for size in {p.shape[0] for _, p, _ in searched}:
-        group = [s for s in searched if s[1].shape[0] == size]
+    found: dict[Key, Fitted] = {}
+    for size in {len(s.positive) for s in searched.values()}:
+        keys = [key for key, s in searched.items() if len(s.positive) == size]
         prepared = []
-        for _, positive, negative in group:
-            rows = np.concatenate([positive, negative])
+        for key in keys:
+            rows = np.concatenate([searched[key].positive, searched[key].negative])
             mean = rows.mean(axis=0)
             scale = float(np.sqrt(((rows - mean) ** 2).sum(axis=1).mean())) or 1.0
             features, basis = span((rows - mean) / scale)
-            prepared.append((features, basis, mean, scale))
-        width = max(f.shape[1] for f, *_ in prepared)
-        padded = np.zeros((len(group), 2 * size, width))
+            # A row's features are made as long as there are of them, so that starts of one size suit all.
+            prepared.append((features * np.sqrt(features.shape[1]), basis, mean, scale))
+        padded = np.zeros((len(keys), 2 * size, max(f.shape[1] for f, *_ in prepared)))
         for i, (features, *_) in enumerate(prepared):
-            padded[i, :, : features.shape[1]] = features * np.sqrt(features.shape[1])
+            padded[i, :, : features.shape[1]] = features
         w, b = solve_ccs(padded[:, :size], padded[:, size:], seed=seed)
-        for i, ((key, positive, negative), (features, basis, mean, scale)) in enumerate(
-            zip(group, prepared, strict=True)
-        ):
-            n_features = features.shape[1]
-            vector = basis @ w[i, :n_features] * (np.sqrt(n_features) / scale)
-            sign = 1.0 if vector @ (positive - negative).mean(axis=0) >= 0 else -1.0
+        for i, (key, (features, basis, mean, scale)) in enumerate(zip(keys, prepared, strict=True)):
+            vector = basis @ w[i, : features.shape[1]] * (np.sqrt(features.shape[1]) / scale)
+            sign = 1.0 if vector @ searched[key].difference.mean(axis=0) >= 0 else -1.0
             norm = float(np.linalg.norm(vector)) or 1.0
             found[key] = (sign * vector / norm, sign * float(b[i] - vector @ mean) / norm, 1.0)
     return found

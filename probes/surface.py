@@ -11,7 +11,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from activations.pairs import PairSet
 from probes.estimators import MassMean
-from probes.evaluate import cross_scores
+from probes.evaluate import auroc, cross_scores
+from probes.features import feature_table, measure
 from probes.sides import Layout
 
 WORD = r"(?u)\b\w+\b"  # one-letter words ("I", "a") count
@@ -58,15 +59,18 @@ def _reader(vectorizer: TfidfVectorizer) -> Pipeline:
     return make_pipeline(vectorizer, LogisticRegression(C=10.0, max_iter=2000))
 
 
-def surface_baselines(
-    positive: np.ndarray, negative: np.ndarray, folds: Int[np.ndarray, "scenario"]
-) -> dict[str, Scores]:
-    """Held-out scores of every text-only baseline: TF-IDF of 1–2-grams, word count, character count.
+def surface_areas(positive: np.ndarray, negative: np.ndarray, folds: Int[np.ndarray, "scenario"]) -> dict[str, float]:
+    """Held-out AUROC of every reader of the text alone: each surface feature, TF-IDF, letters, naive Bayes.
 
-    The length baselines learn on the training folds which side is the longer one.
+    Single features learn on the training folds which side has more of them.
+
+    Args:
+        positive, negative: each scenario's answers, wordings joined by line breaks.
+        folds: the fold of every scenario.
     """
-    found = {"tfidf": cross_scores(positive, negative, folds, tfidf_baseline())}
-    for name, count in (("words", lambda t: len(t.split())), ("characters", len)):
-        plus, minus = (np.asarray([[float(count(t))] for t in side]) for side in (positive, negative))
-        found[name] = cross_scores(plus, minus, folds, MassMean())
+    readers = {"tfidf": tfidf_baseline(), "letters": letters_baseline(), "naive-bayes": bayes_baseline()}
+    found = {name: auroc(*cross_scores(positive, negative, folds, reader)) for name, reader in readers.items()}
+    for name, feature in feature_table().items():
+        plus, minus = (measure([t.split("\n") for t in side], feature)[:, None] for side in (positive, negative))
+        found[name] = auroc(*cross_scores(plus, minus, folds, MassMean()))
     return found

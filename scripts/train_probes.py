@@ -1,67 +1,149 @@
-"""train-probes: cross-fitted probes and directions at every site, into layers.csv and directions/."""
+"""train-probes: cross-fitted probes and directions at every site, into layers.csv, transfer.csv and directions/."""
 
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 import pandas as pd
 
 from activations.artifact import write_json
+from activations.lineage import Checkpoint
 from activations.openmodel import site_layer
+from analysis.drift import band_layers
 from analysis.tables import write_table
 from probes.audit import AuditLimits, audit_pairs
-from probes.fit import N_FOLDS, POSITION, fit_checkpoint, held_out, save_directions
+from probes.fit import N_FOLDS, Fit, fit_checkpoint, held_out, save_directions
+from probes.permutation import DRAWS
 from probes.sides import scenario_folds
-from probes.surface import side_texts, surface_baselines
+from probes.sites import POSITION, Task
+from probes.surface import side_texts, surface_areas
 from scripts.runfolder import CONTRAST, Run
 
+SMALL = 2000  # scenarios × sites below which starting processes takes longer than the work
 
-def train_probes(run: Run) -> None:
-    """Fit every checkpoint on the same folds and score it on the scenarios each fold left out."""
-    rows = []
-    seed = run.study.settings.seed
+
+def train_probes(run: Run, jobs: int | None = None) -> None:
+    """Fit every checkpoint on the same folds and score it on the scenarios each fold left out.
+
+    Args:
+        run: the run folder; its checkpoints are captured already.
+        jobs: processes; as many as there are cores without, one where there is little to do.
+    """
+    seed, root = run.study.settings.seed, run.study.lineage.root.name
     with run.progress("audit pairs", 1) as advance:
         write_json(run.folder / "audit.json", audit_pairs(run.pairs, AuditLimits()).about())
         advance(1)
+    baselines: dict[str, dict[str, float]] = {}
+    layers: list[dict[str, Any]] = []
+    transfer: list[dict[str, Any]] = []
+    reliability: list[dict[str, Any]] = []
     for checkpoint in run.study.lineage.checkpoints:
         with run.open_store(checkpoint.name) as store:
-            plan = run.layout(store)
-            folds = scenario_folds(plan, N_FOLDS, seed)
+            plan, sites = run.layout(store), store.sites
+        folds = scenario_folds(plan, N_FOLDS, seed)
+        if not baselines:  # texts and folds are the lineage's
             positive, negative = side_texts(run.pairs, plan, CONTRAST)
-            baselines = {
-                d: surface_baselines(positive[m], negative[m], folds[m])
-                for d in plan.slices()
-                for m in [plan.members(d)]
-            }
-            kept_out = held_out(plan, run.study.settings.steer_scenarios, seed)
-            with run.progress(f"train-probes {checkpoint.name}", len(store.sites)) as advance:
-                found, directions = fit_checkpoint(
-                    store, plan, folds, baselines, kept_out, contrast=CONTRAST, seed=seed, advance=advance
-                )
-            save_directions(run.directions(checkpoint.name), directions)
-        for row in found:
-            at = row.separation
-            mass_mean = row.method == "mass-mean"
-            rows.append(
-                {
-                    "checkpoint": checkpoint.name,
-                    **run.about(checkpoint),
-                    "contrast": CONTRAST,
-                    "domain": row.domain,
-                    "layer": site_layer(row.site),
-                    "position": POSITION,
-                    "method": row.method,
-                    "n_scenarios": row.n_scenarios,
-                    "size_raw": row.size_raw,
-                    "size_tau": row.size_raw / row.tau,
-                    "size_sd": row.size_raw / at.sigma if mass_mean and at.sigma > 0 else float("nan"),
-                    "dprime": at.dprime,
-                    "auroc": at.auroc,
-                    "auroc_low": at.auroc_low,
-                    "auroc_high": at.auroc_high,
-                    "win_rate": at.win_rate,
-                    "selectivity": row.selectivity,
-                    "best_baseline": row.best_baseline,
-                    "best_baseline_auroc": row.best_baseline_auroc,
-                }
-            )
-    write_table(run.tables, "layers", pd.DataFrame(rows))
+            with run.progress("text-only baselines", len(plan.slices())) as advance:
+                for name in plan.slices():
+                    members = plan.members(name)
+                    baselines[name] = surface_areas(positive[members], negative[members], folds[members])
+                    advance(1)
+        task = Task(
+            store=run.activations(checkpoint.name),
+            root=run.activations(root),
+            plan=plan,
+            folds=folds,
+            baselines=baselines,
+            kept_out=held_out(plan, run.study.settings.steer_scenarios, seed),
+            contrast=CONTRAST,
+            seed=seed,
+            draws=DRAWS,
+        )
+        few = len(plan) * len(sites) < SMALL
+        with run.progress(f"train-probes {checkpoint.name}", len(sites)) as advance:
+            fit = fit_checkpoint(task, sites, jobs=jobs or (1 if few else os.cpu_count() or 1), advance=advance)
+        save_directions(run.directions(checkpoint.name), [d for s in fit.sites for d in s.directions])
+        band = band_layers(len(sites) - 1, run.study.settings.layer_band)
+        layers += _layer_rows(run, checkpoint, fit)
+        transfer += _transfer_rows(run, checkpoint, fit, sites, band)
+        reliability += _reliability_rows(run, checkpoint, fit, band[len(band) // 2])
+    write_table(run.tables, "layers", pd.DataFrame(layers))
+    write_table(run.tables, "transfer", pd.DataFrame(transfer))
+    write_table(run.tables, "reliability", pd.DataFrame(reliability))
+
+
+def _layer_rows(run: Run, checkpoint: Checkpoint, fit: Fit) -> Iterator[dict[str, Any]]:
+    nothing = (float("nan"),) * 3
+    for row in (r for s in fit.sites for r in s.rows):
+        at, mass_mean = row.separation, row.method == "mass-mean"
+        t, p, adjusted = fit.flips[row.site, row.domain] if mass_mean else nothing
+        yield {
+            "checkpoint": checkpoint.name,
+            **run.about(checkpoint),
+            "contrast": CONTRAST,
+            "domain": row.domain,
+            "layer": site_layer(row.site),
+            "position": POSITION,
+            "method": row.method,
+            "n_scenarios": row.n_scenarios,
+            "size_raw": row.size_raw,
+            "size_tau": row.size_raw / row.tau,
+            "size_sd": row.size_raw / at.sigma if mass_mean and at.sigma > 0 else float("nan"),
+            "dprime": at.dprime,
+            "dz": at.dz,
+            "auroc": at.auroc,
+            "auroc_low": at.auroc_low,
+            "auroc_high": at.auroc_high,
+            "win_rate": at.win_rate,
+            "fisher": at.fisher,
+            "accuracy": at.accuracy,
+            "recall": at.recall,
+            "fragility": at.fragility / row.tau,
+            "codelength": row.codelength,
+            "calibration_error": row.calibration_error,
+            "selectivity": row.selectivity,
+            "t_flip": t,
+            "p_flip": p,
+            "p_flip_adjusted": adjusted,
+            "p_matched": row.p_matched,
+            "p_isotropic": row.p_isotropic,
+            "best_baseline": row.best_baseline,
+            "best_baseline_auroc": row.best_baseline_auroc,
+        }
+
+
+def _transfer_rows(
+    run: Run, checkpoint: Checkpoint, fit: Fit, sites: tuple[str, ...], band: list[int]
+) -> Iterator[dict[str, Any]]:
+    chosen = [s.transfer for site, s in zip(sites, fit.sites, strict=True) if site_layer(site) in band]
+    for method, fitted, scored in chosen[0]:
+        cells = [c[method, fitted, scored] for c in chosen]
+        yield {
+            "checkpoint": checkpoint.name,
+            **run.about(checkpoint),
+            "train_checkpoint": checkpoint.name,
+            "train_domain": fitted,
+            "test_domain": scored,
+            "method": method,
+            "auroc": float(np.mean([c.auroc for c in cells])),
+            "dprime": float(np.mean([c.dprime for c in cells])),
+        }
+
+
+def _reliability_rows(run: Run, checkpoint: Checkpoint, fit: Fit, layer: int) -> Iterator[dict[str, Any]]:
+    for one in (b for s in fit.sites for b in s.bins if site_layer(b.site) == layer):
+        yield {
+            "checkpoint": checkpoint.name,
+            **run.about(checkpoint),
+            "domain": one.domain,
+            "layer": layer,
+            "bin_low": one.low,
+            "bin_high": one.high,
+            "predicted": one.predicted,
+            "observed": one.observed,
+            "n": one.n,
+        }
 
 
 if __name__ == "__main__":

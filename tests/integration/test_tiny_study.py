@@ -92,7 +92,7 @@ def test_the_whole_job_writes_every_file_of_the_contract(home, tmp_path, monkeyp
     assert set(drift.domain) == {"harbour", "orchard", "pooled"}
 
     layers = read_table(run / "tables", "layers")
-    assert len(layers) == 4 * 3 * 5 * 2  # checkpoints, slices, sites, methods
+    assert len(layers) == 4 * 3 * 5 * 6  # checkpoints, slices, sites, methods
     assert set(read_table(run / "tables", "steering").checkpoint) == {"base", "tuned"}
     receipts = read_table(run / "tables", "receipts").set_index("checkpoint")
     assert receipts.loc["same", "weight_hash"] == receipts.loc["base", "weight_hash"]
