@@ -3,14 +3,12 @@
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float
 
-from probes.logistic import solve_logistic, span
+from probes.readers import fit_logistic
 from probes.sides import Sides
 
 SHARES = (0.0625, 0.125, 0.25, 0.5, 1.0)  # of the scenarios, each portion coded by what the ones before it taught
 FIRST = 4  # scenarios at least in the first portion, which is sent uncoded
-C = 0.01
 
 
 def codelength(sides: Sides, *, seed: int) -> float:
@@ -28,20 +26,11 @@ def codelength(sides: Sides, *, seed: int) -> float:
     bits = 2.0 * ends[0]
     for start, end in pairwise(ends):
         known, new = shuffled.rows(np.arange(start)), shuffled.rows(np.arange(start, end))
-        bits += _cost(known, new)
+        bits += _cost(known, new, seed)
     return bits / (2 * n)
 
 
-def _cost(known: Sides, new: Sides) -> float:
-    rows: Float[np.ndarray, "row d"] = np.concatenate([known.positive, known.negative])
-    mean, scale = rows.mean(axis=0), rows.std(axis=0)
-    scale[scale == 0.0] = 1.0
-    features, basis = span((rows - mean) / scale)
-    labels = np.repeat([1.0, -1.0], len(known.positive))
-    w, b = solve_logistic(features, labels, np.ones((1, len(rows))), np.asarray([C]))
-    vector = basis @ w[0]
-    losses = [
-        np.logaddexp(0.0, -sign * (((side - mean) / scale) @ vector + b[0]))
-        for sign, side in ((1.0, new.positive), (-1.0, new.negative))
-    ]
-    return float(np.sum(losses)) / float(np.log(2))
+def _cost(known: Sides, new: Sides, seed: int) -> float:
+    unit, offset, gain = fit_logistic(known, [str(i) for i in range(len(known.positive))], seed)
+    odds = np.concatenate([new.positive @ unit + offset, -(new.negative @ unit + offset)])
+    return float(np.logaddexp(0.0, -gain * odds).sum() / np.log(2))

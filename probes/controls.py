@@ -103,7 +103,7 @@ def factorial(warm: Sides, plain: Sides, direction: Float[np.ndarray, "d"]) -> F
         direction: fitted on other scenarios.
     """
     cw, uw, cp, up = (rows @ direction for rows in (warm.positive, warm.negative, plain.positive, plain.negative))
-    sigma = float((spread(cw, uw) + spread(cp, up)) / 2)
+    sigma = float(spread(np.stack([cw, cp]), np.stack([uw, up])).mean())
     return Factorial(
         caring=mean_interval(((cw - uw) + (cp - up)) / 2 / sigma),
         tone=mean_interval(((cw - cp) + (uw - up)) / 2 / sigma),

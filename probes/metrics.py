@@ -1,4 +1,4 @@
-"""How well scores separate two sides, for many score sets at once: every function takes [..., scenario] arrays.
+"""How well scores separate two sides, for many score sets at once: arrays [set, …, scenario] in, [set, …] out.
 
 Scores are held-out signed distances from the training threshold (0), one a scenario and side.
 """

@@ -119,7 +119,7 @@ def _fit(method: str, part: Sides, shared: Sides, units: list[str], seed: int) -
     """One reader; not a number throughout where the rows give the method nothing to fit."""
     try:
         if method == "logistic":
-            return _logistic(part, balanced_folds(units, ["" for _ in units], INNER_FOLDS, seed))
+            return fit_logistic(part, units, seed)
         return _closed(method, part, shared)
     except ValueError:
         return np.full(part.positive.shape[1], np.nan), float("nan"), 1.0
@@ -153,7 +153,18 @@ def _unit(vector: np.ndarray, part: Sides) -> Fitted:
     return unit, -float(unit @ (part.positive + part.negative).mean(axis=0)) / 2, 1.0
 
 
-def _logistic(part: Sides, inner: np.ndarray) -> Fitted:
+def fit_logistic(part: Sides, units: Sequence[str], seed: int) -> Fitted:
+    """Logistic regression on standardised features, its penalty chosen over inner folds of the scenarios.
+
+    Standardising sees no labels, so the inner folds share it.
+
+    Returns:
+        Unit direction and offset in the residual's own coordinates, and the gain that makes a score the log-odds.
+
+    Raises:
+        ValueError: fewer scenarios than inner folds.
+    """
+    inner = balanced_folds(units, ["" for _ in units], INNER_FOLDS, seed)
     rows = np.concatenate([part.positive, part.negative])
     mean, scale = rows.mean(axis=0), rows.std(axis=0)
     scale[scale == 0.0] = 1.0
