@@ -68,6 +68,19 @@ TABLES: dict[str, dict[str, str]] = {
         "auroc": "held-out AUROC, mean over the declared band's layers",
         "dprime": "held-out d′, mean over the declared band's layers",
     },
+    "confounds": _CHECKPOINT
+    | _DOMAIN
+    | {
+        "layer": "0-based block whose output is read; −1 is the embedding",
+        "confound": 'a confound contrast\'s name, "all" of them together, or 2x2 ({caring, uncaring} × {warm, plain})',
+        "quantity": "cosine (unbiased, of the two mean differences); dprime and retained (d′ once the confound's "
+        "direction is projected out, and its share of d′ before); for 2x2: caring, tone, interaction along the pooled "
+        "direction, in SDs",
+        "n_scenarios": "scenarios in this row",
+        "value": "estimate",
+        "low": "lower 95 % limit (cosine: two-sample jackknife; 2x2: t over scenarios); empty where there is none",
+        "high": "upper 95 % limit",
+    },
     "reliability": _CHECKPOINT
     | _DOMAIN
     | {

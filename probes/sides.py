@@ -60,13 +60,22 @@ class Sides:
         return Sides(positive=self.positive[members], negative=self.negative[members])
 
 
-def layout(rows: pd.DataFrame, contrast: str, where: str) -> Layout:
+def layout(
+    rows: pd.DataFrame, contrast: str, where: str, *, design: str = "contrast", language: str | None = None
+) -> Layout:
     """Scenarios of a contrast from a store's rows of one kind, in store order.
+
+    Args:
+        rows: a store's row columns.
+        where: what to call the store in errors.
+        design, language: which of the contrast's sets of pairs; every language without one.
 
     Raises:
         InputError: no such contrast, or a scenario without one of its sides.
     """
-    chosen = rows[(rows.contrast == contrast) & (rows.design == "contrast") & rows.side.isin(["positive", "negative"])]
+    chosen = rows[(rows.contrast == contrast) & (rows.design == design) & rows.side.isin(["positive", "negative"])]
+    if language is not None:
+        chosen = chosen[chosen.language == language]
     if chosen.empty:
         raise InputError(f"no pairs of the contrast {contrast!r}", where=where, mend="check the pair file's `contrast`")
     scenarios = list(dict.fromkeys(chosen.scenario_id))

