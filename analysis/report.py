@@ -110,10 +110,11 @@ def _matrix(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
 
 
 def _baselines(layers: pd.DataFrame, band: list[int]) -> list[dict[str, Any]]:
-    """The root's held-out separation at the middle of the band, beside the best baseline."""
+    """The root's held-out separation at the middle of the band, the default and the strongest usual reader."""
     middle = band[len(band) // 2]
     root = layers.checkpoint.iloc[0]
-    rows = layers[(layers.checkpoint == root) & (layers.layer == middle)]
+    shown = layers.method.isin(["mass-mean", "logistic"])
+    rows = layers[(layers.checkpoint == root) & (layers.layer == middle) & shown]
     return _records(rows.assign(middle=middle))
 
 

@@ -47,6 +47,7 @@ class Task:
     seed: int
     draws: int
     methods: tuple[str, ...] = METHODS
+    slices: tuple[str, ...] = ()  # of the plan; all of them without
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +121,7 @@ def one_thread() -> Iterator[None]:
 
 def _measure_site(task: Task, site: str, embedding: dict[str, float]) -> SiteFound:
     plan, folds = task.plan, task.folds
-    slices = {name: plan.members(name) for name in plan.slices()}
+    slices = {name: plan.members(name) for name in task.slices or plan.slices()}
     with ActivationStore(task.store) as store:
         sides = read_sides(store, plan, POSITION, site)
         tau = neutral_tau(store, site)

@@ -110,12 +110,18 @@ def capture(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Dev
 
 
 @app.command("train-probes")
-def train_probes(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Device = None) -> None:
+def train_probes(
+    study: StudyPath,
+    out: Out = None,
+    quiet: Quiet = False,
+    device: Device = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; results do not depend on it.")] = None,
+) -> None:
     """Cross-fit probes and directions at every layer and domain."""
     read = read_study(study)
     from scripts.train_probes import train_probes as verb
 
-    _stage(verb, read, out, quiet, device)
+    _stage(lambda run: verb(run, jobs), read, out, quiet, device)
 
 
 @app.command()
