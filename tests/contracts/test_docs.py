@@ -1,5 +1,6 @@
 """The documentation says what the program does: generated pages are current, every key is listed, examples run."""
 
+import json
 import re
 from pathlib import Path
 
@@ -51,23 +52,19 @@ def test_the_built_in_texts_load_and_are_whole():
     assert len(load_neutral("builtin:neutral")) >= 200
 
 
-def test_what_the_controls_were_made_of_shares_no_scenario_with_the_demo():
-    """Five words in a row shared with a demo prompt would be a scenario the controls have seen."""
-    study = read_study(ROOT / "studies" / "demo")
-    demo = load_pairs("builtin:compassion").select(study.settings.domains, 1, study.settings.max_scenarios)
+def test_what_the_control_direction_was_made_of_shares_no_scenario_with_the_pairs():
+    """Five words in a row shared with a prompt would be a scenario the control has seen."""
+    pairs = load_pairs("builtin:compassion")
 
     def grams(text: str) -> set[tuple[str, ...]]:
         words = re.findall(r"\w+", text.lower())
         return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
 
-    ours = [grams(p.prompt) for p in demo.pairs]
-    for name in ("pairs.jsonl", "curt.jsonl"):
-        for line in (ROOT / "studies/demo/controls" / name).read_text(encoding="utf-8").splitlines():
-            import json
-
-            theirs = grams(json.loads(line)["prompt"])
-            for one in ours:
-                assert len(one & theirs) <= 0.1 * len(one | theirs)
+    ours = [grams(p.prompt) for p in pairs.pairs]
+    for line in (ROOT / "studies/demo/controls/pairs.jsonl").read_text(encoding="utf-8").splitlines():
+        theirs = grams(json.loads(line)["prompt"])
+        for one in ours:
+            assert len(one & theirs) <= 0.1 * len(one | theirs)
 
 
 def test_readme_names_every_module_and_its_links_exist():
@@ -79,6 +76,14 @@ def test_readme_names_every_module_and_its_links_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", readme):
         if "://" not in target:
             assert (ROOT / target).exists(), target
+
+
+def test_python_blocks_of_the_probes_page_run(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "probes.md").read_text(encoding="utf-8"), re.DOTALL)
+    space: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "probes.md", "exec"), space)
+    assert "mass-mean: AUROC" in capsys.readouterr().out
 
 
 def test_python_blocks_of_the_readme_run_on_a_run_folder(tmp_path, monkeypatch):

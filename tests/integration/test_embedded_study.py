@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from activations.artifact import file_hash
 from activations.capture import run_block
 from activations.embedded import embedded_model
 from activations.model import open_checkpoint
@@ -36,6 +35,7 @@ def study(**settings: object) -> Study:
                     "parent": "base",
                     "edit": {"attenuate": 0.25, "direction": "controls/u.safetensors"},
                 },
+                {"name": "turned", "stage": "control", "parent": "base", "edit": {"rotate": 60.0}},
             ],
         },
         where="test",
@@ -113,8 +113,12 @@ def test_steering_moves_the_margin_with_the_dose(run):
     assert margin[-0.05] < margin[0.0] < margin[0.05]
 
 
-def test_the_committed_control_direction_and_adapter_are_whole():
-    receipt = (ROOT / "studies/demo/adapters/curt/receipt.json").read_text()
-    assert '"neutral_perplexity"' in receipt
-    assert (ROOT / "studies/demo/adapters/curt/adapter_model.safetensors").stat().st_size < 6_000_000
-    assert file_hash(ROOT / "studies/demo/controls/u.safetensors")
+def test_a_rotation_that_keeps_the_function_reads_as_exactly_that(run):
+    """Turned by 60°: as large as before, half as large along the old direction, behaving as before."""
+    band = read_table(run / "tables", "drift").query("child == 'turned' and layer == 'band' and gauge == 'tau'")
+    np.testing.assert_allclose(band.retention, 1.0, atol=1e-4)
+    np.testing.assert_allclose(band.frozen, 0.5, atol=1e-3)
+    np.testing.assert_allclose(band.cosine.dropna(), 0.5, atol=1e-3)
+    edges = read_table(run / "tables", "edges").query("child == 'turned'").set_index(["domain", "quantity"]).value
+    assert abs(edges["pooled", "B"]) < 1e-3
+    assert edges["pooled", "perplexity"] == pytest.approx(1.0, abs=1e-4)
