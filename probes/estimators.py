@@ -4,10 +4,13 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from probes.logistic import choose_c, solve_logistic, span
+from probes.readers import INNER_FOLDS, fit_reader
+from probes.sides import Sides, balanced_folds
 
 
 class _BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -87,16 +90,85 @@ class MassMean(_BinaryProbe):
         return super()._scores(X) / (self.norm_ or 1.0)
 
 
+class _PairedProbe(_BinaryProbe):
+    """A probe that works on scenarios, each with a row of either class.
+
+    `groups` names the scenario of every row; rows of one scenario and class are averaged. Without groups the n-th row
+    of the one class belongs to the n-th of the other, as far as both go.
+    """
+
+    method: str
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> "_PairedProbe":
+        """Fit on X [sample, feature], two-class labels y [sample] and optional scenarios [sample]; returns self.
+
+        Raises:
+            ValueError: not two classes, non-finite values, or too few scenarios that have both.
+        """
+        X, y = self._checked(X, y)
+        sides = _paired(X.astype(np.float64), y == self.classes_[1], groups)
+        vector, offset = fit_reader(sides, self.method, seed=0)
+        self.coef_, self.intercept_ = vector, offset
+        return self
+
+
+class Whitened(_PairedProbe):
+    """Mean difference through the inverse of the scenario differences' Ledoit-Wolf covariance.
+
+    Notes:
+        w ∝ Σ⁻¹δ, Σ the shrunk covariance of δ_s − δ̄, which holds no signal (scenario-centred rows would: they are
+        ±δ_s/2).
+
+    References:
+        Ledoit & Wolf (2004); Walther et al. (2016), on multivariate noise normalisation.
+    """
+
+    method = "whitened"
+
+
+class PCADifference(_PairedProbe):
+    """First principal direction of the scenario differences about 0, its sign set by the labels.
+
+    References:
+        Zou et al., arXiv:2310.01405 (reading vectors).
+    """
+
+    method = "pca"
+
+    def __sklearn_tags__(self) -> Any:
+        """It looks for spread, not for separation."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True
+        return tags
+
+
+class CCS(_PairedProbe):
+    """Contrast-consistent search: what the two sides of a scenario must disagree on. Labels only set its sign.
+
+    References:
+        Burns et al., arXiv:2212.03827, eq. 1–3.
+    """
+
+    method = "ccs"
+
+    def __sklearn_tags__(self) -> Any:
+        """It sees no labels."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True
+        return tags
+
+
 class LogisticProbe(_BinaryProbe):
     """L2-regularised logistic regression on standardised features, solved in the span of its training rows.
 
     Notes:
         With fewer rows than features the ridge solution lies in the rows' span, and the penalty is the same in any
         orthonormal basis of it; solving there gives scikit-learn's answer at a fraction of the time. Standardisation
-        (fitted on the training rows) comes first.
+        (fitted on the training rows) comes first; it sees no labels, so the inner folds share it.
 
     Args:
-        C: inverse penalty, as in sklearn.linear_model.LogisticRegression.
+        C: inverse penalty, as in sklearn.linear_model.LogisticRegression. None chooses it from `C_GRID` by held-out log
+            loss over inner folds, grouped where `fit` is given groups.
 
     Examples:
         >>> import numpy as np
@@ -106,31 +178,52 @@ class LogisticProbe(_BinaryProbe):
         True
     """
 
-    def __init__(self, C: Any = 0.01) -> None:
+    def __init__(self, C: Any = None) -> None:
         self.C = C
 
-    def fit(self, X: Any, y: Any) -> "LogisticProbe":
-        """Fit on X [sample, feature] and two-class labels y [sample]; returns self.
+    def fit(self, X: Any, y: Any, groups: Any = None) -> "LogisticProbe":
+        """Fit on X [sample, feature], two-class labels y [sample] and optional scenarios [sample]; returns self.
 
         Raises:
             ValueError: not two classes, or non-finite values.
         """
         X, y = self._checked(X, y)
         self.scaler_ = StandardScaler().fit(X)
-        Z = self.scaler_.transform(X)
-        solver = LogisticRegression(C=self.C, solver="newton-cholesky", tol=1e-8)
-        if len(Z) < Z.shape[1]:
-            # Z = U S Vᵀ from the small Gram matrix Z Zᵀ = U S² Uᵀ; US are the rows in the basis V of their own span.
-            squares, U = np.linalg.eigh(Z @ Z.T)
-            kept = squares > squares[-1] * 1e-12
-            U, S = U[:, kept], np.sqrt(squares[kept])
-            solver.fit(U * S, y)
-            self.coef_ = Z.T @ (U @ (solver.coef_[0] / S))
-        else:
-            self.coef_ = solver.fit(Z, y).coef_[0]
-        self.intercept_ = float(solver.intercept_[0])
+        features, basis = span(self.scaler_.transform(X).astype(np.float64))
+        labels = np.where(y == self.classes_[1], 1.0, -1.0)
+        self.C_ = self.C if self.C is not None else choose_c(features, labels, _inner(labels, groups))
+        w, b = solve_logistic(features, labels, np.ones((1, len(X))), np.asarray([float(self.C_)]))
+        self.coef_, self.intercept_ = basis @ w[0], float(b[0])
         return self
 
     def _scores(self, X: np.ndarray) -> np.ndarray:
         """Log-odds [sample] of the second class."""
         return super()._scores(self.scaler_.transform(X))
+
+
+def _inner(labels: np.ndarray, groups: Any) -> np.ndarray:
+    """The inner fold of every row: grouped by scenario, else balanced by class."""
+    if groups is None:
+        smallest = int(min((labels > 0).sum(), (labels < 0).sum()))
+        folds = np.zeros(len(labels), dtype=np.int64)
+        for side in (labels > 0, labels < 0):
+            folds[side] = np.arange(side.sum()) % min(INNER_FOLDS, smallest)
+        return folds
+    names, number = np.unique(np.asarray(groups), return_inverse=True)
+    units = [str(name) for name in names]
+    folds = balanced_folds(units, ["" for _ in units], min(INNER_FOLDS, len(units)), 0)
+    return folds[number]
+
+
+def _paired(X: np.ndarray, second: np.ndarray, groups: Any) -> Sides:
+    if groups is None:
+        n = min(int(second.sum()), int((~second).sum()))
+        return Sides(positive=X[second][:n], negative=X[~second][:n])
+    given = np.asarray(groups)
+    both = [g for g in np.unique(given) if second[given == g].any() and (~second[given == g]).any()]
+    if not both:
+        raise ValueError("no scenario has samples of both classes")
+    return Sides(
+        positive=np.stack([X[(given == g) & second].mean(axis=0) for g in both]),
+        negative=np.stack([X[(given == g) & ~second].mean(axis=0) for g in both]),
+    )

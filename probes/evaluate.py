@@ -1,6 +1,7 @@
 """How well held-out scores separate the two sides: one code path for real directions and controls alike."""
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -182,13 +183,16 @@ def cross_scores(
     Args:
         positive, negative: one row a scenario and side: features [scenario, feature], or texts [scenario].
         folds: the fold of every scenario.
-        estimator: cloned for every fold; its decision function is the score, so its own threshold is taken off.
+        estimator: cloned for every fold; its decision function is the score, so its own threshold is taken off. Told
+            the scenarios as `groups` where its `fit` takes them.
     """
     plus, minus = np.zeros(len(folds)), np.zeros(len(folds))
+    grouped = "groups" in signature(estimator.fit).parameters
     for fold in np.unique(folds):
         train, test = folds != fold, folds == fold
         y = np.repeat([1, 0], train.sum())
-        fitted = clone(estimator).fit(np.concatenate([positive[train], negative[train]]), y)
+        scenarios = {"groups": np.tile(np.flatnonzero(train), 2)} if grouped else {}
+        fitted = clone(estimator).fit(np.concatenate([positive[train], negative[train]]), y, **scenarios)
         plus[test] = fitted.decision_function(positive[test])
         minus[test] = fitted.decision_function(negative[test])
     return plus, minus
