@@ -61,9 +61,10 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "transfer": _CHECKPOINT
     | {
-        "train_checkpoint": "checkpoint the readers were fitted in",
+        "train_checkpoint": "checkpoint the readers were fitted in: this one, or its parent (frozen; closed forms)",
         "train_domain": 'domain they were fitted on, or "pooled"',
-        "test_domain": 'domain they score, or "pooled"; a scenario\'s own fold is always left out of the fit',
+        "test_domain": 'domain they score, "pooled", or a set that retells scenarios (matched, translation-de); a '
+        "scenario's own fold is always left out of the fit",
         "method": "as in layers.csv",
         "auroc": "held-out AUROC, mean over the declared band's layers",
         "dprime": "held-out d′, mean over the declared band's layers",

@@ -35,7 +35,7 @@ def text_readers(positive: np.ndarray, negative: np.ndarray, embedding: Sides, f
         "naive Bayes": cross_scores(positive, negative, folds, bayes_baseline()),
         "TF-IDF, letters": cross_scores(positive, negative, folds, letters_baseline()),
         "embedding, mass-mean": mass_mean(embedding, folds),
-        "embedding, logistic": cross_scores(embedding.positive, embedding.negative, folds, LogisticProbe()),
+        "embedding, logistic": cross_scores(embedding.positive, embedding.negative, folds, LogisticProbe(C=0.01)),
     }
     for name, feature in feature_table().items():
         plus, minus = (measure([t.split("\n") for t in side], feature)[:, None] for side in (positive, negative))
@@ -84,7 +84,7 @@ def measure_run(run: Path, layer: int | None) -> list[dict[str, object]]:
             best = max(areas, key=lambda name: areas[name])
             probes = {
                 "mass-mean": mass_mean(part, own),
-                "logistic": cross_scores(part.positive, part.negative, own, LogisticProbe()),
+                "logistic": cross_scores(part.positive, part.negative, own, LogisticProbe(C=0.01)),
             }
             row: dict[str, object] = {"domain": domain, "layer": chosen, "n_scenarios": len(members)}
             row |= {"best_reader": best, "best_reader_auroc": areas[best]}

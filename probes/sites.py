@@ -23,7 +23,7 @@ from probes.evaluate import Separation, mass_mean_scores, neutral_limits, separa
 from probes.geometry import cross_product, signed_root
 from probes.metrics import auroc
 from probes.permutation import draw_signs, held_out_differences, t_statistics
-from probes.readers import METHODS, Readers, fit_readers
+from probes.readers import CLOSED_FORM, METHODS, Readers, fit_readers
 from probes.sides import POOLED, Layout, Sides, read_sides
 
 CONTROL_DRAWS = 20
@@ -46,6 +46,7 @@ class Task:
     contrast: str
     seed: int
     draws: int
+    parent: Path | None = None  # the parent's store, whose readers score this checkpoint's rows as well
     methods: tuple[str, ...] = METHODS
     slices: tuple[str, ...] = ()  # of the plan; all of them without
 
@@ -93,6 +94,7 @@ class SiteFound:
     slices: tuple[str, ...]
     statistics: Float[np.ndarray, "draw slice"]
     transfer: dict[tuple[str, str, str], Separation]
+    frozen: dict[tuple[str, str, str], Separation]  # the same cells by the parent's readers, closed forms only
     confounds: list[ConfoundRow]
 
 
@@ -172,6 +174,13 @@ def _measure_site(task: Task, site: str, embedding: dict[str, float]) -> SiteFou
         gram = part.difference @ part.difference.T
         statistics.append(t_statistics(held_out_differences(gram, part_folds, signs[:, members])))
     transfer = _transfer(task.methods, slices, folds, readers, positive, negative)
+    frozen: dict[tuple[str, str, str], Separation] = {}
+    if task.parent is not None:
+        with ActivationStore(task.parent) as store:
+            before = read_sides(store, plan, POSITION, site)
+        closed = tuple(m for m in task.methods if m in CLOSED_FORM)
+        theirs = fit_readers(before, slices, folds, methods=closed, root=root, seed=task.seed)
+        frozen = _transfer(closed, slices, folds, theirs, theirs.scores(sides.positive), theirs.scores(sides.negative))
     with ActivationStore(task.store) as store:
         where = (store, site, POSITION, task.contrast)
         transfer |= retold(*where, plan, folds, readers, task.methods)
@@ -185,6 +194,7 @@ def _measure_site(task: Task, site: str, embedding: dict[str, float]) -> SiteFou
         slices=tuple(slices),
         statistics=np.stack(statistics, axis=1),
         transfer=transfer,
+        frozen=frozen,
         confounds=confounds,
     )
 

@@ -53,6 +53,7 @@ def train_probes(run: Run, jobs: int | None = None) -> None:
         task = Task(
             store=run.activations(checkpoint.name),
             root=run.activations(root),
+            parent=run.activations(checkpoint.parent) if checkpoint.parent is not None else None,
             plan=plan,
             folds=folds,
             baselines=baselines,
@@ -120,19 +121,23 @@ def _layer_rows(run: Run, checkpoint: Checkpoint, fit: Fit) -> Iterator[dict[str
 def _transfer_rows(
     run: Run, checkpoint: Checkpoint, fit: Fit, sites: tuple[str, ...], band: list[int]
 ) -> Iterator[dict[str, Any]]:
-    chosen = [s.transfer for site, s in zip(sites, fit.sites, strict=True) if site_layer(site) in band]
-    for method, fitted, scored in chosen[0]:
-        cells = [c[method, fitted, scored] for c in chosen]
-        yield {
-            "checkpoint": checkpoint.name,
-            **run.about(checkpoint),
-            "train_checkpoint": checkpoint.name,
-            "train_domain": fitted,
-            "test_domain": scored,
-            "method": method,
-            "auroc": float(np.mean([c.auroc for c in cells])),
-            "dprime": float(np.mean([c.dprime for c in cells])),
-        }
+    chosen = [s for site, s in zip(sites, fit.sites, strict=True) if site_layer(site) in band]
+    for trained, found in (
+        (checkpoint.name, [s.transfer for s in chosen]),
+        (checkpoint.parent, [s.frozen for s in chosen]),
+    ):
+        for method, fitted, scored in found[0]:
+            cells = [c[method, fitted, scored] for c in found]
+            yield {
+                "checkpoint": checkpoint.name,
+                **run.about(checkpoint),
+                "train_checkpoint": trained,
+                "train_domain": fitted,
+                "test_domain": scored,
+                "method": method,
+                "auroc": float(np.mean([c.auroc for c in cells])),
+                "dprime": float(np.mean([c.dprime for c in cells])),
+            }
 
 
 def _confound_rows(run: Run, checkpoint: Checkpoint, fit: Fit) -> Iterator[dict[str, Any]]:

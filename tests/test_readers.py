@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import TruncatedSVD
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -11,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.preprocessing import StandardScaler
 
-from probes.ccs import solve_ccs
+from probes.ccs import RATE, STEPS, solve_ccs
 from probes.codelength import codelength
 from probes.evaluate import by_fold, evaluate
 from probes.fit import fit
@@ -129,6 +130,24 @@ def test_ccs_finds_what_the_sides_disagree_on_without_labels():
     assert abs(unit(w[0]) @ truth) > 0.8
     turned = solve_ccs(minus[None], plus[None], seed=0)[0]
     np.testing.assert_allclose(turned, w, rtol=1e-4, atol=1e-5)  # the loss does not know the sides
+
+
+def test_ccs_takes_the_steps_that_torch_takes_on_the_written_loss():
+    rng = np.random.default_rng(15)
+    plus, minus = rng.normal(size=(2, 20, 6))
+    w, b = solve_ccs(plus[None], minus[None], seed=3, restarts=1)
+    start = torch.randn((1, 6, 1), generator=torch.Generator().manual_seed(3), dtype=torch.float32) / 6**0.5
+    theirs = torch.nn.Parameter(start[0, :, 0].clone())
+    offset = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.Adam([theirs, offset], lr=RATE)
+    sides = [torch.from_numpy(s.astype(np.float32)) for s in (plus, minus)]
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        p, q = (torch.sigmoid(s @ theirs + offset) for s in sides)
+        ((p + q - 1) ** 2 + torch.minimum(p, q) ** 2).mean().backward()
+        optimiser.step()
+    np.testing.assert_allclose(w[0], theirs.detach().numpy(), rtol=2e-3, atol=2e-3)
+    assert b[0] == pytest.approx(float(offset), abs=2e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)

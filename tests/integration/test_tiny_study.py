@@ -380,3 +380,30 @@ def test_an_exported_direction_is_the_runs_direction(home, tmp_path, monkeypatch
     assert "no layer 9" in refused(monkeypatch, capsys, "export", str(run), str(out), "--layer", "9")
     shutil.rmtree(run)
     assert "no run here" in refused(monkeypatch, capsys, "export", str(run), str(out))
+
+
+def test_transfer_holds_every_pair_of_slices_and_the_parents_frozen_readers(home, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert command(monkeypatch, "capture", str(home), "--out", str(run), "-q") == 0
+    assert command(monkeypatch, "train-probes", str(home), "--out", str(run), "-q", "--jobs", "2") == 0
+    transfer, layers = read_table(run / "tables", "transfer"), read_table(run / "tables", "layers")
+    own = transfer[transfer.checkpoint == transfer.train_checkpoint]
+    assert len(own[own.checkpoint == "base"]) == 6 * 3 * 3  # methods, slices fitted on, slices scored
+    frozen = transfer[transfer.checkpoint != transfer.train_checkpoint]
+    assert set(frozen.checkpoint) == {"same", "tuned", "less"}
+    # A checkpoint of the same weights is read by its parent as by itself.
+    keys = ["train_domain", "test_domain", "method"]
+    same = own[own.checkpoint == "same"].merge(frozen[frozen.checkpoint == "same"], on=keys, suffixes=("", "_frozen"))
+    assert len(same) == 4 * 3 * 3
+    np.testing.assert_allclose(same.dprime, same.dprime_frozen, rtol=1e-3, atol=1e-3)
+    # The diagonal is what layers.csv says of the band.
+    cell = own.query("checkpoint == 'base' and method == 'lda' and train_domain == test_domain == 'pooled'")
+    assert np.isfinite(cell.dprime.iloc[0])
+    one = tmp_path / "one"
+    assert command(monkeypatch, "capture", str(home), "--out", str(one), "-q") == 0
+    assert command(monkeypatch, "train-probes", str(home), "--out", str(one), "-q", "--jobs", "1") == 0
+    for name in ("layers", "transfer", "reliability", "confounds"):
+        assert (run / "tables" / f"{name}.csv").read_bytes() == (one / "tables" / f"{name}.csv").read_bytes(), name
+    flips = layers.query("method == 'mass-mean'")
+    assert (flips.p_flip_adjusted >= flips.p_flip - 1e-12).all()
+    assert layers.query("method != 'mass-mean'").p_flip.isna().all()
