@@ -191,6 +191,23 @@ def receipts_table(receipts: list[dict[str, Any]]) -> str:
                 f"no: {', '.join(failed)}" if failed else "yes",
             ]
         )
+    return _markdown(rows)
+
+
+def rewards_table(receipts: list[dict[str, Any]]) -> str:
+    """Markdown: the training reward of reward stages by quarter of their steps, and the share of groups that taught
+    nothing because all their completions earned the same.
+    """
+    columns = "checkpoint", "reward, by quarter of the steps", "groups without spread"
+    rows = [list(columns), ["---"] * len(columns)]
+    for receipt in receipts:
+        if receipt["stage"]["kind"] == "reward":
+            quarters = [f"{part.mean():.3f}" for part in np.array_split(np.asarray(receipt["reward_curve"]), 4)]
+            rows.append([receipt["stage"]["name"], ", ".join(quarters), f"{receipt['groups_without_spread']:.0%}"])
+    return _markdown(rows)
+
+
+def _markdown(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -208,6 +225,8 @@ def main(
         print(f"error: {problem}", file=sys.stderr)
         raise typer.Exit(2) from problem
     print(receipts_table(receipts))
+    if any(r["stage"]["kind"] == "reward" for r in receipts):
+        print(f"\n{rewards_table(receipts)}")
     if not all(all(r["checks"].values()) for r in receipts):
         raise typer.Exit(1)
 

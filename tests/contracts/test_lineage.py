@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.train_lineage import receipts_table
+from scripts.train_lineage import receipts_table, rewards_table
 from scripts.training.corpora import GRAM, SHARED, _grams, _texts, _written
 from scripts.training.recipe import read_recipe
 
@@ -83,4 +83,6 @@ def test_no_written_text_repeats_the_pairs_that_studies_measure_on():
 
 def test_the_documented_receipts_are_the_ones_that_ship():
     page = (ROOT / "docs" / "lineage.md").read_text(encoding="utf-8")
-    assert receipts_table([receipt(s.name) for s in RECIPE.stage]) in page
+    receipts = [receipt(s.name) for s in RECIPE.stage]
+    assert receipts_table(receipts) in page
+    assert rewards_table(receipts) in page

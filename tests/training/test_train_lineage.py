@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +178,6 @@ def test_an_interrupted_stage_goes_on_to_the_same_bytes(home, monkeypatch, tmp_p
     monkeypatch.setattr(trainers, "SAVE_STEPS", 3)
     train(home / "recipe.toml", home / "public", ["midtrain"])
     whole = adapters(home)["midtrain"]
-    import shutil
-
     shutil.rmtree(home / "adapters")
     import transformers
 
@@ -205,6 +204,35 @@ def test_an_interrupted_stage_goes_on_to_the_same_bytes(home, monkeypatch, tmp_p
     assert steps == [4, 5, 6, 7, 8]
     assert len(receipt["loss_curve"]) == 8
     assert adapters(home)["midtrain"] == whole
+
+
+def test_interrupted_reinforcement_goes_on_to_the_same_bytes(home, tiny, monkeypatch):
+    import transformers
+    import trl
+
+    from scripts.training import trainers
+
+    monkeypatch.setattr(trainers, "SAVE_STEPS", 2)
+    (home / "recipe.toml").write_text(recipe_text(tiny, home, steps=5))
+    train(home / "recipe.toml", home / "public", ["midtrain", "sft", "rl"])
+    whole = adapters(home)["rl"]
+    shutil.rmtree(home / "adapters" / "rl")
+    plain = trl.GRPOTrainer
+    seen: list[int] = []
+
+    class Watched(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            seen.append(state.global_step)
+            if seen == [1, 2, 3]:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(trl, "GRPOTrainer", lambda **k: plain(**k, callbacks=[Watched()]))
+    with pytest.raises(KeyboardInterrupt):
+        train(home / "recipe.toml", home / "public", ["rl"])
+    receipts = train(home / "recipe.toml", home / "public", ["rl"])
+    assert seen == [1, 2, 3, 3, 4, 5]
+    assert len(receipts[-1]["reward_curve"]) == 5
+    assert adapters(home)["rl"] == whole
 
 
 def test_held_out_examples_are_the_same_for_every_seed_and_never_trained_on(home, tiny):
