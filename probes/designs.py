@@ -12,15 +12,16 @@ from jaxtyping import Float, Int
 
 from activations.store import ActivationStore
 from probes.controls import factorial, unbiased_cosine, without
-from probes.evaluate import Separation, by_fold, separation
+from probes.evaluate import by_fold
 from probes.inference import Estimate
-from probes.metrics import dprime
+from probes.metrics import auroc, dprime
 from probes.readers import Readers
 from probes.sides import POOLED, Layout, Sides, layout, read_sides
 
 NULLS = "null_"  # contrasts whose names begin so have no content, and are no confounds
 WARM, PLAIN = "2x2-warm", "2x2-plain"
 ALL = "all"
+Cells = dict[tuple[str, str, str], tuple[float, float]]  # method, slice fitted on, slice scored → AUROC, d′
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,10 +134,10 @@ def retold(
     folds: Int[np.ndarray, "scenario"],
     readers: Readers,
     methods: tuple[str, ...],
-) -> dict[tuple[str, str, str], Separation]:
-    """(method, "pooled", set) → separation, of every set that retells the contrast: matched words, other languages."""
+) -> Cells:
+    """Every set that retells the contrast (matched words, other languages), scored by the readers of all scenarios."""
     rows = store.rows("response")
-    found = {}
+    found: Cells = {}
     for name, design, language in _sets(rows[rows.contrast == contrast]):
         other = layout(rows, contrast, str(store.path), design=design, language=language)
         sides = read_sides(store, other, position, site)
@@ -146,7 +147,10 @@ def retold(
             plus, minus = (
                 by_fold(readers.scores(s), readers, method, widest, fold) for s in (sides.positive, sides.negative)
             )
-            found[method, widest, name] = separation(plus, minus)
+            found[method, widest, name] = (
+                float(auroc(plus[None], minus[None])[0]),
+                float(dprime(plus[None], minus[None])[0]),
+            )
     return found
 
 

