@@ -18,7 +18,7 @@ from probes.sides import Sides, balanced_folds
 
 METHODS = ("mass-mean", "whitened", "lda", "logistic", "pca", "ccs")
 CLOSED_FORM = ("mass-mean", "whitened", "lda", "pca")
-INNER_FOLDS = 4
+INNER_FOLDS = 3
 MAX_INNER = 150  # scenarios of the training part that choose the logistic penalty
 MAX_SEARCHED = 150  # scenarios of the training part that CCS searches
 Key = tuple[str, str, int]  # method, slice, fold
