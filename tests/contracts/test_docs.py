@@ -41,7 +41,8 @@ def test_every_pair_key_and_store_dataset_is_documented():
 def test_the_studies_that_ship_are_valid():
     for path in sorted((ROOT / "studies").rglob("study.toml")):
         study = read_study(path)
-        assert load_pairs(study.resolve(study.settings.pairs)).pairs
+        given = study.settings.pairs
+        assert load_pairs(*(study.resolve(p) for p in ([given] if isinstance(given, str) else given))).pairs
 
 
 def test_the_built_in_texts_load_and_are_whole():
