@@ -190,7 +190,7 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     """
     path = folder / f"{name}.csv"
     text = dict.fromkeys(("checkpoint", "parent", "child", "stage", "data_domain", "domain", "contrast", "layer"), str)
-    numeric_layer = name in ("layers", "steering")
+    numeric_layer = name != "drift"  # whose band has a row of its own
     try:
         table = pd.read_csv(
             path,

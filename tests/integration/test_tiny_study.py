@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import pair, save_llama, save_tokenizer, write_lines
+from conftest import pair, save_llama, save_tokenizer, write_lines, write_study
 from safetensors.numpy import save_file
 
 from activations.store import ActivationStore
@@ -407,3 +407,41 @@ def test_transfer_holds_every_pair_of_slices_and_the_parents_frozen_readers(home
     flips = layers.query("method == 'mass-mean'")
     assert (flips.p_flip_adjusted >= flips.p_flip - 1e-12).all()
     assert layers.query("method != 'mass-mean'").p_flip.isna().all()
+
+
+def test_confounds_the_two_by_two_and_retold_sets_are_read_by_readers_that_saw_neither(tiny, tmp_path, monkeypatch):
+    folder = write_study(tmp_path)
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    extra = [pair(n, "general", contrast="tone", scenario_id=f"tone-{n}", pair_id=f"tone-{n}") for n in range(20, 27)]
+    extra += [pair(n, "general", contrast="null_x", scenario_id=f"x-{n}", pair_id=f"x-{n}") for n in range(30, 34)]
+    for n in range(4):
+        for design in ("2x2-warm", "2x2-plain", "matched"):
+            extra.append(
+                pair(40 + n, "harbour", scenario_id=f"harbour-{n:03d}", pair_id=f"{design}-{n}", design=design)
+            )
+        about = {"design": "translation", "language": "de", "scenario_id": f"orchard-{n:03d}", "pair_id": f"de-{n}"}
+        extra.append(pair(50 + n, "orchard", **about))
+    write_lines(folder / "pairs.jsonl", rows + extra)
+    (folder / "study.toml").write_text(
+        f'[study]\nname = "sets"\npairs = "pairs.jsonl"\nneutral = "neutral.jsonl"\npmi = false\n'
+        f'[[checkpoint]]\nname = "base"\nstage = "base"\nsource = {{ path = "{tiny}" }}\n'
+    )
+    run = tmp_path / "run"
+    for verb in ("capture", "train-probes"):
+        assert command(monkeypatch, verb, str(folder), "--out", str(run), "-q") == 0
+    confounds = read_table(run / "tables", "confounds")
+    assert set(confounds.confound) == {"tone", "all", "2x2"}  # a null contrast is no confound
+    by = confounds[confounds.layer == 1].set_index(["domain", "confound", "quantity"])
+    assert by.loc[("pooled", "tone", "retained"), "value"] == pytest.approx(
+        by.loc[("pooled", "all", "retained"), "value"]
+    )
+    assert by.loc[("harbour", "2x2", "caring"), "n_scenarios"] == 4
+    assert by.loc[("pooled", "2x2", "interaction"), "low"] <= by.loc[("pooled", "2x2", "interaction"), "high"]
+    assert abs(by.loc[("orchard", "tone", "cosine"), "value"]) < 5 or np.isnan(
+        by.loc[("orchard", "tone", "cosine"), "value"]
+    )
+    transfer = read_table(run / "tables", "transfer")
+    assert {"matched", "translation-de"} <= set(transfer.test_domain)
+    retold = transfer[transfer.test_domain == "matched"]
+    assert set(retold.train_domain) == {"pooled"}
+    assert retold.auroc.between(0, 1).all()
