@@ -46,13 +46,13 @@ def jackknife_interval(statistic: Product, *, null: float = 0.0, level: float = 
     if not (np.isfinite(statistic.value) and np.isfinite(statistic.without).all()):
         return NOT_ESTIMABLE
     n = len(statistic.without)
-    error = float(np.sqrt(jackknife_covariance(statistic.without)[0, 0]))
-    reach = float(stats.t.ppf(0.5 + level / 2, n - 1)) * error
+    error = jackknife_error(statistic.without)
     if error == 0.0:
         p = 1.0 if statistic.value == null else 0.0
     else:
         p = float(2 * stats.t.sf(abs(statistic.value - null) / error, n - 1))
-    return Estimate(value=statistic.value, low=statistic.value - reach, high=statistic.value + reach, p=p)
+    limits = t_limits(statistic.value, error, n - 1, level=level)
+    return Estimate(value=limits.value, low=limits.low, high=limits.high, p=p)
 
 
 def mean_interval(values: Float[np.ndarray, "scenario"], *, level: float = 0.95) -> Estimate:
