@@ -33,28 +33,17 @@ def solve_ccs(
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn((n_problems, n_features, restarts), generator=generator, dtype=plus.dtype) / n_features**0.5
     b = torch.zeros((n_problems, 1, restarts), dtype=plus.dtype)
-    first = [torch.zeros_like(w), torch.zeros_like(b)]
-    second = [torch.zeros_like(w), torch.zeros_like(b)]
-    values = [w, b]
+    optimiser = torch.optim.Adam([w.requires_grad_(), b.requires_grad_()], lr=RATE)
 
-    def losses() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        p, q = torch.sigmoid(plus @ values[0] + values[1]), torch.sigmoid(minus @ values[0] + values[1])
-        return ((p + q - 1) ** 2 + torch.minimum(p, q) ** 2).mean(dim=1), p, q
+    def losses() -> torch.Tensor:
+        p, q = torch.sigmoid(plus @ w + b), torch.sigmoid(minus @ w + b)
+        return ((p + q - 1) ** 2 + torch.minimum(p, q) ** 2).mean(dim=1)
 
-    for step in range(1, STEPS + 1):
-        _, p, q = losses()
-        common = 2 * (p + q - 1)
-        gp = (common + 2 * torch.where(p <= q, p, torch.zeros_like(p))) * p * (1 - p) / p.shape[1]
-        gq = (common + 2 * torch.where(p > q, q, torch.zeros_like(q))) * q * (1 - q) / p.shape[1]
-        gradients = [
-            plus.transpose(1, 2) @ gp + minus.transpose(1, 2) @ gq,
-            (gp + gq).sum(dim=1, keepdim=True),
-        ]
-        for i, gradient in enumerate(gradients):
-            first[i] = 0.9 * first[i] + 0.1 * gradient
-            second[i] = 0.999 * second[i] + 0.001 * gradient**2
-            size = (second[i] / (1 - 0.999**step)).sqrt() + 1e-8
-            values[i] = values[i] - RATE * first[i] / (1 - 0.9**step) / size
-    best = losses()[0].argmin(dim=1)
-    rows = torch.arange(n_problems)
-    return values[0][rows, :, best].double().numpy(), values[1][rows, 0, best].double().numpy()
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        losses().sum().backward()  # type: ignore[no-untyped-call]  # problems and starts share nothing, so that the sum's gradient is each one's own
+        optimiser.step()
+    with torch.no_grad():
+        best = losses().argmin(dim=1)
+        rows = torch.arange(n_problems)
+        return w[rows, :, best].double().numpy(), b[rows, 0, best].double().numpy()

@@ -98,6 +98,7 @@ class _PairedProbe(_BinaryProbe):
     """
 
     method: str
+    poor_score = False  # whether it may separate worse than a classifier should
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> "_PairedProbe":
         """Fit on X [sample, feature], two-class labels y [sample] and optional scenarios [sample]; returns self.
@@ -110,6 +111,12 @@ class _PairedProbe(_BinaryProbe):
         vector, offset = fit_reader(sides, self.method, seed=0)
         self.coef_, self.intercept_ = vector, offset
         return self
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn's checks may expect of its scores."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = self.poor_score
+        return tags
 
 
 class Whitened(_PairedProbe):
@@ -134,12 +141,7 @@ class PCADifference(_PairedProbe):
     """
 
     method = "pca"
-
-    def __sklearn_tags__(self) -> Any:
-        """It looks for spread, not for separation."""
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.poor_score = True
-        return tags
+    poor_score = True  # it looks for spread, not for separation
 
 
 class CCS(_PairedProbe):
@@ -150,12 +152,7 @@ class CCS(_PairedProbe):
     """
 
     method = "ccs"
-
-    def __sklearn_tags__(self) -> Any:
-        """It sees no labels."""
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.poor_score = True
-        return tags
+    poor_score = True  # it sees no labels
 
 
 class LogisticProbe(_BinaryProbe):
