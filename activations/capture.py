@@ -89,6 +89,7 @@ def capture(
         "checkpoint": model.name,
         "d_model": model.d_model,
         "determinants": determinants,
+        "tokens": token_hash(tokens),
         "receipt": {**model.receipt, "row_budget": plan.row_budget, "rows_per_batch": plan.rows_per_batch},
     }
     write_store(path, header, model.sites, [texts[i] for members in todo for i in members], parts, part_identity)

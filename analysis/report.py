@@ -11,7 +11,7 @@ import pandas as pd
 from activations.artifact import write_text, writing
 from activations.errors import InputError
 from analysis import figures
-from analysis.drift import band_layers
+from analysis.edge import band_layers
 from analysis.tables import TABLES, read_table
 from probes.audit import AuditRow, AuditSummary, summarise
 

@@ -66,6 +66,7 @@ TABLES: dict[str, dict[str, str]] = {
         "test_domain": 'domain they score, "pooled", or a set that retells scenarios (matched, translation-de); a '
         "scenario's own fold is always left out of the fit",
         "method": "as in layers.csv",
+        "n_scenarios": "scenarios scored",
         "auroc": "held-out AUROC, mean over the declared band's layers",
         "dprime": "held-out d′, mean over the declared band's layers",
     },
@@ -117,11 +118,109 @@ TABLES: dict[str, dict[str, str]] = {
     | _CONTRAST
     | _DOMAIN
     | {
-        "quantity": "R_tau, R_sd (band retention), F (band frozen, tau), cosine, B (margin change in SDs of the "
-        "parent's margins), B_nats (the same in nats a token), perplexity (child's over the parent's)",
+        "n_scenarios": "scenarios in this row",
+        "quantity": "over the declared band: R_tau, R_sd (retention in τ and σ); F, F_reverse, F_aligned (frozen in τ: "
+        "parent's direction on the child; child's on the parent, over its own gap; the first once the child's neutral "
+        "texts are turned onto the parent's, within their leading components); cosine; sigma (within-side SD in τ, "
+        "child's over parent's); midpoint (shift of the sides' middle along the parent's "
+        "direction, within-side SDs); P "
+        "(shift at the last prompt token along it, SDs of the parent's prompts); B, B_pmi (change "
+        "of the margin, and of "
+        "the margin less that under an empty prompt, SDs of the parent's); B_nats (nats a token); signal (the parent's "
+        "squared size, τ²); perplexity (child's over parent's, neutral text); R_mde, B_mde "
+        "(smallest loss of R_tau, and "
+        "change of B, found in 80 of 100 studies)",
         "value": "estimate",
         "low": "lower 95 % limit; empty where the quantity has none",
         "high": "upper 95 % limit",
+        "low_90": "lower 90 % limit: with the next, two one-sided tests at 5 %",
+        "high_90": "upper 90 % limit",
+        "low_adjusted": "lower 95 % limit, Bonferroni over the step's domains (pooled rows: unadjusted)",
+        "high_adjusted": "upper 95 % limit, adjusted likewise",
+        "null_percentile": "P: share of 1000 random directions of the texts' covariance that shift less; else empty",
+        "state": "flat (90 % limits within the smallest effect), else down, up or lost (adjusted limits exclude no "
+        "change; lost: and reach down to no size), else unclear; empty for what has no state",
+    },
+    "gates": {
+        "parent": "parent checkpoint",
+        "child": "child checkpoint",
+        "domain": _DOMAIN["domain"],
+        "gate": "G1 same texts, tokens, dtype; G2 scenarios and power; G3 grouped folds, declared band; G4 the parent "
+        "holds the contrast; G5 more than the text; G6 more than tone; G7 no general damage; G8 "
+        "the instrument works here",
+        "passed": "yes, no, or empty where it could not be measured",
+        "value": "what was compared with the limit",
+        "limit": "the limit",
+        "says": "the gate's finding in words",
+    },
+    "verdicts": _EDGE
+    | _DOMAIN
+    | {
+        "verdict": "the first rule that fits; after a semicolon, what behaviour did",
+        "evidence": "of a loss: E0 none, E1 frozen reading, E2 representational, E3 behavioural, E4 causal, E5 "
+        "attributable to the kind of training",
+        "retention": "R_tau",
+        "retention_low": "its lower limit, adjusted for the step's domains",
+        "retention_high": "its upper limit, adjusted",
+        "delta_margin": "B, SDs of the parent's margins",
+        "delta_margin_low": "its lower limit, adjusted",
+        "delta_margin_high": "its upper limit, adjusted",
+        "mde": "smallest loss of retention found in 80 of 100 studies, at the adjusted level",
+        "mde_margin": "smallest change of the margin found likewise, SDs",
+        "n_scenarios": "scenarios in this row",
+        "gates_failed": "gates that did not pass",
+        "reasons": "what decided, with the numbers (limits adjusted) and states",
+    },
+    "branches": {
+        "parent": "common parent",
+        "child_a": "a child, or the kind of training (data_domain) where the unit is the seed",
+        "child_b": "the other; empty where one child or kind is compared with no change",
+        "domain": _DOMAIN["domain"],
+        "quantity": "log_R (log retention, τ), F (frozen), B (margin, SDs of the parent's), each the difference a − b; "
+        "with “interaction”: this domain's minus the mean of the others'; with “change” or “− 1”: a kind's mean over "
+        "seeds",
+        "unit": "what is resampled: scenario (these weights), or seed (this kind of training)",
+        "difference": "estimate",
+        "low": "lower 95 % limit",
+        "high": "upper 95 % limit",
+        "p_adjusted": "two-sided p, Holm over domains (pooled apart); 1 where the difference is below 1e-4",
+    },
+    "doses": {
+        "parent": "parent of the series",
+        "series": "one adapter at several scales, or one kind of edit at several strengths",
+        "child": "the checkpoint",
+        "dose": "its scale, share or degrees",
+        "domain": _DOMAIN["domain"],
+        "quantity": "log_R, F or B, as in branches.csv",
+        "value": "change from the parent (F: the retention itself)",
+        "low": "lower 95 % limit",
+        "high": "upper 95 % limit",
+        "monotone": "Spearman's rank correlation of dose and value over the series, its parent at dose 0",
+    },
+    "instrument": {
+        "control": "recaptured (the root's weights again, other row budget), rounded (bfloat16), damaged (.25 of a "
+        "direction taken away, which other scenarios gave), unrelated (the formality of other "
+        "texts, in the damaged copy)",
+        "quantity": "as in edges.csv",
+        "n_scenarios": "scenarios the control was measured on",
+        "value": "estimate",
+        "low": "lower 95 % limit",
+        "high": "upper 95 % limit",
+        "state": "as in edges.csv",
+        "passed": "damaged: the upper limit lies below 1; the others: flat",
+    },
+    "calibration": {
+        "world": "gaussian (normal residuals), or captured (a run's own residuals, effects planted in them)",
+        "truth": "what the simulated steps do",
+        "n_scenarios": "scenarios a domain",
+        "measure": "verdict (share of verdicts that read so), coverage (share of 95 % intervals that hold the truth), "
+        "width (of those), bias (estimate minus truth), detected (share whose adjusted interval excludes no change on "
+        "the true side), flat although not (share called flat at or beyond the smallest effect), mde (mean smallest "
+        "detectable change), state",
+        "name": "verdict or quantity (as in edges.csv)",
+        "value": "estimate",
+        "mc_error": "Monte-Carlo standard error, the step as the unit",
+        "n": "step × domain verdicts",
     },
     "behaviour": _CHECKPOINT
     | _CONTRAST
@@ -167,6 +266,11 @@ TABLES: dict[str, dict[str, str]] = {
     },
 }
 
+TEXT = (
+    *("checkpoint", "parent", "child", "child_a", "child_b", "stage", "data_domain", "domain", "contrast"),
+    *("state", "passed", "says", "verdict", "evidence", "gates_failed", "reasons", "series", "unit", "control"),
+)
+
 
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
     """Write a table as CSV, whole or not at all, with exactly its declared columns.
@@ -189,7 +293,7 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
         InputError: the table is missing or not this version's.
     """
     path = folder / f"{name}.csv"
-    text = dict.fromkeys(("checkpoint", "parent", "child", "stage", "data_domain", "domain", "contrast", "layer"), str)
+    text = dict.fromkeys((*TEXT, "layer"), str)
     numeric_layer = name != "drift"  # whose band has a row of its own
     try:
         table = pd.read_csv(

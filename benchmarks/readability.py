@@ -17,7 +17,7 @@ from rich.table import Table
 
 from activations.pairs import load_pairs
 from activations.store import ActivationStore
-from analysis.drift import band_layers
+from analysis.edge import band_layers
 from analysis.report import read_lock
 from probes.estimators import LogisticProbe, MassMean
 from probes.evaluate import auroc, cross_scores, mass_mean_scores, separation

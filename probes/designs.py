@@ -21,7 +21,7 @@ from probes.sides import POOLED, Layout, Sides, layout, read_sides
 NULLS = "null_"  # contrasts whose names begin so have no content, and are no confounds
 WARM, PLAIN = "2x2-warm", "2x2-plain"
 ALL = "all"
-Cells = dict[tuple[str, str, str], tuple[float, float]]  # method, slice fitted on, slice scored → AUROC, d′
+Cells = dict[tuple[str, str, str], tuple[float, float, int]]  # method, slice fitted, slice scored → AUROC, d′, n
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +150,7 @@ def retold(
             found[method, widest, name] = (
                 float(auroc(plus[None], minus[None])[0]),
                 float(dprime(plus[None], minus[None])[0]),
+                len(other),
             )
     return found
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.linalg import orthogonal_procrustes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -58,3 +59,36 @@ def cosine(ab: Product, aa: Product, bb: Product) -> Product:
         value = ab.value / np.sqrt(aa.value * bb.value) if aa.value > 0 and bb.value > 0 else np.nan
         product = np.where((aa.without > 0) & (bb.without > 0), aa.without * bb.without, np.nan)
         return Product(value=float(value), without=ab.without / np.sqrt(product))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Alignment:
+    """Coordinates in which the same texts lie alike in two checkpoints, on the leading components of those texts."""
+
+    basis_parent: Float[np.ndarray, "d k"]
+    basis_child: Float[np.ndarray, "d k"]
+
+    def parent(self, vectors: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch k"]:
+        """The parent's vectors in the common coordinates."""
+        return vectors @ self.basis_parent
+
+    def child(self, vectors: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch k"]:
+        """The child's vectors in the common coordinates."""
+        return vectors @ self.basis_child
+
+
+def align(parent: Float[np.ndarray, "text d"], child: Float[np.ndarray, "text d"]) -> Alignment | None:
+    """Orthogonal Procrustes on the same texts: R = argmin |H_A − H_B R|, within n/5 principal components of each.
+
+    Args:
+        parent, child: centred residuals of the same neutral texts.
+
+    Returns:
+        The alignment; None with fewer than ten texts, which determine no rotation worth the name.
+    """
+    k = min(len(parent) // 5, parent.shape[1])
+    if k < 2:
+        return None
+    bases = [np.linalg.svd(rows, full_matrices=False)[2][:k].T for rows in (parent, child)]
+    turn, _ = orthogonal_procrustes(child @ bases[1], parent @ bases[0])
+    return Alignment(basis_parent=bases[0], basis_child=bases[1] @ turn)

@@ -110,6 +110,23 @@ def read_sides(store: ActivationStore, plan: Layout, position: str, site: str) -
     return Sides(positive=plan.positive @ residual, negative=plan.negative @ residual)
 
 
+def read_prompts(
+    store: ActivationStore, plan: Layout, contrast: str, site: str
+) -> Float[np.ndarray, "scenario d_model"] | None:
+    """The residual at the last token of every scenario's prompt, wordings averaged; None where a scenario has none."""
+    if "prompt" not in store.kinds:
+        return None
+    rows = store.rows("prompt")
+    number = {s: i for i, s in enumerate(plan.scenarios)}
+    chosen = rows[(rows.contrast == contrast) & (rows.side == "") & rows.scenario_id.isin(number)]
+    weights = np.zeros((len(plan), len(rows)))
+    weights[[number[s] for s in chosen.scenario_id], chosen.index] = 1.0
+    count = weights.sum(axis=1, keepdims=True)
+    if (count == 0).any():
+        return None
+    return (weights / count) @ store.residual("prompt", "prompt_last", site).astype(np.float64)
+
+
 def margins(store: ActivationStore, plan: Layout) -> Float[np.ndarray, "scenario"]:
     """B per scenario: mean log p(positive) − mean log p(negative), nats per token (METHOD §4)."""
     logprob = store.mean_logprob("response")

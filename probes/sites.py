@@ -219,7 +219,8 @@ def _transfer(
         own = [readers.rows(method, fitted, folds[members]) for method, fitted in keys]
         plus, minus = (np.stack([side[r, members] for r in own]) for side in (positive, negative))
         areas, ds = auroc(plus, minus), dprime(plus, minus)
-        found |= {(*key, scored): (float(a), float(d)) for key, a, d in zip(keys, areas, ds, strict=True)}
+        n = len(members)
+        found |= {(*key, scored): (float(a), float(d), n) for key, a, d in zip(keys, areas, ds, strict=True)}
     return found
 
 

@@ -1,4 +1,4 @@
-"""analyze: activations to tables of drift, edges, behaviour and receipts, and a printed summary."""
+"""analyze: activations and the probes' tables to drift, edges, gates, verdicts, branches, behaviour and receipts."""
 
 from typing import Any
 
@@ -8,31 +8,57 @@ from rich.table import Table
 
 from activations.lineage import Checkpoint
 from activations.store import ActivationStore
-from analysis.drift import BAND, band_layers, edge_drift, margin_change, neutral_perplexity
+from analysis import gates
+from analysis.branches import branch_rows, dose_rows
+from analysis.drift import EdgeFound, measure_edge
+from analysis.edge import band_layers, neutral_perplexity, read_edge
 from analysis.tables import TABLES, read_table, write_table
+from analysis.verdict import judge
 from probes.fit import N_FOLDS
-from probes.inference import Estimate, mean_interval
-from probes.sides import margins, null_margins, scenario_folds
+from probes.inference import mean_interval
+from probes.sides import Layout, layout, margins, null_margins, scenario_folds
+from scripts.instrument import controls
 from scripts.runfolder import CONTRAST, Run
 
 
 def analyze(run: Run) -> None:
-    """Write drift.csv, edges.csv, behaviour.csv and receipts.csv, then print one line per step and domain."""
-    lineage, settings = run.study.lineage, run.study.settings
+    """Write every table that compares checkpoints, then print one line per step and domain."""
+    lineage = run.study.lineage
     drift: list[pd.DataFrame] = []
-    edges: list[dict[str, Any]] = []
+    edges: list[pd.DataFrame] = []
+    gated: list[dict[str, Any]] = []
+    changes: dict[str, Any] = {}
+    held = controls(run)
     for parent, child in lineage.edges:
+        about = {"parent": parent.name, "child": child.name, **run.about(child)}
         with run.open_store(parent.name) as before, run.open_store(child.name) as after:
-            plan = run.layout(before)
-            folds = scenario_folds(plan, N_FOLDS, settings.seed)
-            band = band_layers(len(before.sites) - 1, settings.layer_band)
-            with run.progress(f"analyze {parent.name} → {child.name}", len(before.sites)) as advance:
-                found = edge_drift(before, after, plan, folds, band, advance)
-            about = {"parent": parent.name, "child": child.name, **run.about(child), "contrast": CONTRAST}
-            drift.append(found.assign(**about))
-            edges += [about | row for row in _edge_rows(found, before, after, margin_change(before, after, plan))]
-    write_table(run.tables, "drift", pd.concat(drift) if drift else pd.DataFrame(columns=list(TABLES["drift"])))
-    write_table(run.tables, "edges", pd.DataFrame(edges, columns=None if edges else list(TABLES["edges"])))
+            for contrast in _contrasts(before):
+                found, plan = _measure(run, parent, child, before, after, contrast)
+                drift.append(found.drift.assign(**about, contrast=contrast))
+                edges.append(found.edges.assign(**about, contrast=contrast))
+                if contrast == CONTRAST:
+                    changes[child.name] = found.changes
+                    first = gates.same_texts(before.header, after.header)
+                    gated += [
+                        {"parent": parent.name, "child": child.name} | row
+                        for row in _gate_rows(run, parent, first, found, held, len(before.sites) - 1)
+                    ]
+                    domains = plan.slices()
+    write_table(run.tables, "instrument", held)
+    _write(run, "drift", drift)
+    _write(run, "edges", edges)
+    write_table(run.tables, "gates", _frame(gated, "gates"))
+    verdicts = judge(pd.concat(edges)[lambda t: t.contrast == CONTRAST], _frame(gated, "gates")) if edges else None
+    write_table(run.tables, "verdicts", verdicts if verdicts is not None else _frame([], "verdicts"))
+    branches: list[dict[str, Any]] = []
+    doses: list[dict[str, Any]] = []
+    for parent in lineage.checkpoints:
+        children = [c for p, c in lineage.edges if p.name == parent.name]
+        if children:
+            branches += branch_rows(parent.name, children, changes, domains)
+            doses += dose_rows(parent.name, children, changes, domains)
+    write_table(run.tables, "branches", _frame(branches, "branches"))
+    write_table(run.tables, "doses", _frame(doses, "doses"))
     behaviour, receipts = [], []
     for checkpoint in lineage.checkpoints:
         with run.open_store(checkpoint.name) as store:
@@ -45,22 +71,86 @@ def analyze(run: Run) -> None:
 
 
 def summary(run: Run) -> list[Table]:
-    """One table per training step, a line per domain, read from edges.csv."""
+    """One table per training step, a line per domain, read from edges.csv and verdicts.csv."""
     low, high = run.study.settings.layer_band
     edges = read_table(run.tables, "edges")
+    edges = edges[edges.contrast == CONTRAST]
+    verdicts = read_table(run.tables, "verdicts").set_index(["parent", "child", "domain"])
     tables = []
     for (parent, child), step in edges.groupby(["parent", "child"], sort=False):
         perplexity = step[step.quantity == "perplexity"].value.iloc[0]
         title = f"{parent} → {child}: layers at {low:.0%}–{high:.0%} of depth, neutral perplexity ×{perplexity:.2f}"
         table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("domain")
-        for name in ("retention (τ)", "frozen", "cosine", "Δ margin (SD)"):
+        for name in ("retention (τ)", "frozen", "Δ margin (SD)"):
             table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("verdict, evidence")
         for domain, part in step.groupby("domain", sort=False):
-            cells = [_said(part[part.quantity == quantity]) for quantity in ("R_tau", "F", "cosine", "B")]
-            table.add_row(str(domain), *cells)
+            cells = [_said(part[part.quantity == quantity]) for quantity in ("R_tau", "F", "B")]
+            found = verdicts.loc[(parent, child, domain)]
+            why = f" ({found.gates_failed})" if found.gates_failed else f", {found.evidence}"
+            table.add_row(str(domain), *cells, f"{found.verdict}{why}")
         tables.append(table)
     return tables
+
+
+def _measure(
+    run: Run, parent: Checkpoint, child: Checkpoint, before: ActivationStore, after: ActivationStore, contrast: str
+) -> tuple[EdgeFound, Layout]:
+    settings = run.study.settings
+    plan = layout(before.rows("response"), contrast, str(before.path))
+    folds = scenario_folds(plan, N_FOLDS, settings.seed)
+    band = band_layers(len(before.sites) - 1, settings.layer_band)
+    view = read_edge(before, after, plan, folds, band, contrast=contrast, seed=settings.seed)
+    what = f"analyze {parent.name} → {child.name}" + ("" if contrast == CONTRAST else f", {contrast}")
+    with run.progress(what, len(before.sites)) as advance:
+        return measure_edge(view, settings.smallest_effect, advance), plan
+
+
+def _contrasts(store: ActivationStore) -> list[str]:
+    """The compassion contrast, and every other one that can be cross-fitted, each in every one of its domains."""
+    rows = store.rows("response")
+    found = [CONTRAST]
+    for name, part in rows[(rows.design == "contrast") & (rows.contrast != CONTRAST)].groupby("contrast", sort=False):
+        if part.groupby("domain").scenario_id.nunique().min() >= N_FOLDS:
+            found.append(str(name))
+    return found
+
+
+def _gate_rows(
+    run: Run, parent: Checkpoint, first: gates.Gate, found: EdgeFound, held: pd.DataFrame, n_layers: int
+) -> list[dict[str, Any]]:
+    """The gates of one step: its own numbers, the parent's tables, the instrument's controls."""
+    settings = run.study.settings
+    band = band_layers(n_layers, settings.layer_band)
+    layers, transfer, confounds = (read_table(run.tables, name) for name in ("layers", "transfer", "confounds"))
+    own = gates.checkpoint_gates(layers, transfer, confounds, parent.name, band[len(band) // 2])
+    rows = []
+    for domain, part in found.edges.groupby("domain", sort=False):
+        by = part.set_index("quantity")
+        text, tone, p = own[str(domain)]
+        for gate in (
+            first,
+            gates.enough_scenarios(
+                int(part.n_scenarios.iloc[0]), by.value["R_mde"], settings.smallest_effect.retention
+            ),
+            gates.declared_first(N_FOLDS),
+            gates.parent_signal(by.low["signal"], p),
+            text,
+            tone,
+            gates.capability(by.value["perplexity"]),
+            gates.instrument(held),
+        ):
+            rows.append({"domain": str(domain)} | gate.about())
+    return rows
+
+
+def _frame(rows: list[dict[str, Any]], name: str) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=None if rows else list(TABLES[name]))
+
+
+def _write(run: Run, name: str, parts: list[pd.DataFrame]) -> None:
+    write_table(run.tables, name, pd.concat(parts) if parts else pd.DataFrame(columns=list(TABLES[name])))
 
 
 def _said(rows: pd.DataFrame) -> str:
@@ -68,39 +158,6 @@ def _said(rows: pd.DataFrame) -> str:
     if pd.isna(value):
         return "not estimable"
     return f"{value:z.2f} [{low:z.2f}, {high:z.2f}]".replace("-", "−")
-
-
-def _edge_rows(
-    drift: pd.DataFrame,
-    before: ActivationStore,
-    after: ActivationStore,
-    behaviour: dict[str, tuple[Estimate, Estimate]],
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    band = drift[drift.layer == BAND].set_index(["domain", "gauge"])
-    ratio = neutral_perplexity(after) / neutral_perplexity(before)
-    for domain, (in_sd, in_nats) in behaviour.items():
-        for quantity, gauge, name in (
-            ("R_tau", "tau", "retention"),
-            ("R_sd", "sd", "retention"),
-            ("F", "tau", "frozen"),
-            ("cosine", "tau", "cosine"),
-        ):
-            value, low, high = band.loc[(domain, gauge), [name, f"{name}_low", f"{name}_high"]]
-            rows.append({"domain": domain, "quantity": quantity, "value": value, "low": low, "high": high})
-        for quantity, estimate in (("B", in_sd), ("B_nats", in_nats)):
-            rows.append(
-                {
-                    "domain": domain,
-                    "quantity": quantity,
-                    "value": estimate.value,
-                    "low": estimate.low,
-                    "high": estimate.high,
-                }
-            )
-        none = float("nan")
-        rows.append({"domain": domain, "quantity": "perplexity", "value": ratio, "low": none, "high": none})
-    return rows
 
 
 def _behaviour_rows(run: Run, checkpoint: Checkpoint, store: ActivationStore) -> list[dict[str, Any]]:

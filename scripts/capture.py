@@ -8,11 +8,23 @@ from activations.model import open_checkpoint
 from activations.openmodel import OpenModel
 from activations.plan import choose_plan
 from activations.store import ActivationStore
+from scripts import instrument
 from scripts.runfolder import Run
 
 
 def capture(run: Run) -> None:
-    """Capture what is missing; finished checkpoints whose identity matches are left as they are."""
+    """Capture what is missing, then the instrument's controls; finished checkpoints that match are left alone."""
+    capture_lineage(run)
+    try:
+        inner = instrument.prepare(run)
+        if inner is not None:
+            capture_lineage(inner)
+    except InputError as error:  # an architecture whose weights cannot be edited costs the verdicts, not the run
+        instrument.refuse(run, error)
+
+
+def capture_lineage(run: Run) -> None:
+    """Capture every checkpoint of a lineage that is missing."""
     run.check_tokens()
     neutral = [t.ids for x, t in zip(run.texts, run.tokens, strict=True) if x.kind == "neutral"]
     root = run.study.lineage.root

@@ -208,6 +208,40 @@ def audit(
 
 
 @app.command()
+def check(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    policy: Annotated[Path, typer.Option(help="policy.toml; docs/verdicts.md says what it holds.")],
+    quiet: Quiet = False,
+) -> None:
+    """Hold a run's verdicts against a policy. Exits with 1 where one breaks it."""
+    from scripts.check import check as verb
+
+    raise typer.Exit(0 if verb(run, policy, Console(quiet=quiet, width=110)) else 1)
+
+
+@app.command()
+def calibrate(
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Plant effects in the residuals of this run's first step too.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for calibration.csv. Default: RUN/tables.", show_default=False)
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Every truth, a thousand verdicts a cell; an hour.")] = False,
+    quiet: Quiet = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; results do not depend on it.")] = None,
+) -> None:
+    """Measure the instrument's own error rates on steps whose truth is known. Exits with 1 where one is too high."""
+    from scripts.calibrate import calibrate as verb
+
+    held = verb(
+        run, out, full=full, jobs=jobs, console=Console(quiet=quiet, width=None if sys.stdout.isatty() else 180)
+    )
+    raise typer.Exit(0 if held else 1)
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed, which device is used, and whether the embedded model loads."""
     from scripts.doctor import doctor as verb

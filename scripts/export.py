@@ -6,7 +6,7 @@ from rich.console import Console
 
 from activations.errors import InputError
 from activations.store import ActivationStore
-from analysis.drift import band_layers
+from analysis.edge import band_layers
 from analysis.report import read_lock
 from probes.fit import load_direction
 from probes.sides import POOLED

@@ -20,7 +20,7 @@ from activations.artifact import stream_hash, write_json
 from activations.errors import InputError
 from activations.lineage import Checkpoint
 from activations.packing import RowPlan, TokenText
-from activations.pairs import PairSet, Text, study_texts
+from activations.pairs import PairSet, Template, Text, study_texts
 from activations.plan import default_plan, packing_record
 from activations.store import ActivationStore
 from activations.study import Study
@@ -49,6 +49,7 @@ class Run:
     folder: Path
     device: torch.device
     console: Console
+    template: Template | None = None  # another study's, where this one serves it
 
     def activations(self, name: str) -> Path:
         """A checkpoint's store."""
@@ -74,7 +75,7 @@ class Run:
 
     @cached_property
     def _rendered(self) -> tuple[PairSet, tuple[Text, ...]]:
-        return study_texts(self.study, models.study_template(self.study))
+        return study_texts(self.study, self.template or models.study_template(self.study))
 
     @property
     def pairs(self) -> PairSet:

@@ -10,7 +10,7 @@ import pandas as pd
 from activations.artifact import content_hash, write_json
 from activations.model import open_checkpoint
 from activations.openmodel import site_names
-from analysis.drift import band_layers
+from analysis.edge import band_layers
 from analysis.tables import TABLES, write_table
 from probes.fit import held_out, load_direction
 from probes.inference import mean_interval

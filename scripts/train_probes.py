@@ -10,7 +10,7 @@ import pandas as pd
 from activations.artifact import write_json
 from activations.lineage import Checkpoint
 from activations.openmodel import site_layer
-from analysis.drift import band_layers
+from analysis.edge import band_layers
 from analysis.tables import TABLES, write_table
 from probes.audit import AuditLimits, audit_pairs
 from probes.fit import N_FOLDS, Fit, fit_checkpoint, held_out, save_directions
@@ -135,8 +135,9 @@ def _transfer_rows(
                 "train_domain": fitted,
                 "test_domain": scored,
                 "method": method,
-                "auroc": float(np.mean([auroc for auroc, _ in cells])),
-                "dprime": float(np.mean([dprime for _, dprime in cells])),
+                "n_scenarios": cells[0][2],
+                "auroc": float(np.mean([auroc for auroc, _, _ in cells])),
+                "dprime": float(np.mean([dprime for _, dprime, _ in cells])),
             }
 
 
