@@ -50,7 +50,7 @@ def interaction(changes: Mapping[str, Product], domain: str) -> Estimate:
 def branch_rows(
     parent: str, children: Sequence[Checkpoint], changes: Mapping[str, Changes], domains: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Rows of branches.csv for the children of one parent.
+    """Rows of branches.csv for the children of one parent; controls stand by themselves.
 
     Args:
         parent: its name.
@@ -61,7 +61,7 @@ def branch_rows(
     rows: list[dict[str, Any]] = []
     for child in children:
         rows += _interactions(parent, child.name, "", {k: dict(v) for k, v in _split(changes[child.name]).items()})
-    for a, b in combinations(children, 2):
+    for a, b in combinations([c for c in children if c.stage != "control"], 2):
         between = {
             quantity: {d: difference(changes[a.name][quantity, d], changes[b.name][quantity, d]) for d in domains}
             for quantity in QUANTITIES

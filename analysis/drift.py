@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import stats
 
 from activations.study import SmallestEffect
 from analysis.edge import (
@@ -130,21 +130,48 @@ def retention(layers: Sequence[SiteProducts]) -> Interval:
     return lambda level: root_ratio(top, bottom, level=level)
 
 
-def detectable_loss(layers: Sequence[SiteProducts], family: int) -> float:
+def detectable_loss(layers: Sequence[SiteProducts], along: Sequence[np.ndarray], family: int) -> float:
     """The smallest loss of retention that this step's noise lets 80 of 100 studies find (METHOD §3, power).
 
-    e = (t_level + t_.80)·SE, with half the jackknife error of D²_B/D²_A for the error of a retention near 1. The log's
-    error grows at least as 1/r, so that the loss to be found solves r·log(1/r) = e: log r = W(−e), Lambert's W; beyond
-    e = 1/exp(1) no loss is found that often. (The log's own error at the retention found would refuse half the
-    direction's loss, found clearly, for want of power.)
+    The loss is one of gain, as the known damage is: every child difference keeps the share λ of what lies along their
+    mean, λ such that retention is r; r solves log r = −(t_level + t_.80)·SE(log r), the error taken at r itself. (The
+    error at the retention that was found would refuse a large loss, found clearly, for want of power; the error at no
+    change would promise too much, because parent and child share most of their noise and it cancels less and less as
+    the child's signal shrinks. A loss of the mean alone, its scatter along the direction kept, takes more scenarios.)
+
+    Args:
+        layers: the band's products in τ.
+        along: by layer, each child difference's product with their mean.
+        family: tests that share the error rate.
+
+    Returns:
+        1 − r; 1 where no loss is found that often.
     """
-    n = len(layers[0].aa.without)
-    ratio = over(mean([f.bb for f in layers]), mean([f.aa for f in layers]))
-    error = jackknife_error(ratio.without) / 2
-    found = smallest_detectable(error, n - 1, level=1 - (1 - LEVEL) / family)
-    if not np.isfinite(found):
-        return float("nan")
-    return 1.0 if found > np.exp(-1) else float(1 - np.exp(special.lambertw(-found).real))
+    n = len(along[0])
+    kept = 1.0
+    for _ in range(20):
+        planted = [_with_size(f, g, kept) for f, g in zip(layers, along, strict=True)]
+        logs = _log_retention(planted)
+        if logs is None:
+            return 1.0
+        error = jackknife_error(logs.without)
+        before, kept = kept, float(np.exp(-smallest_detectable(error, n - 1, level=1 - (1 - LEVEL) / family)))
+        if abs(before - kept) < 1e-4:
+            break
+    return 1 - kept
+
+
+def _with_size(found: SiteProducts, along: np.ndarray, kept: float) -> SiteProducts:
+    """The same site had the child's differences, along their mean, the gain that leaves this retention."""
+    n, length = len(along), float(along.mean())  # |δ̄|², noise and all
+    total, own = along.sum(), np.square(along)
+    mine = Product(  # the unbiased square along δ̄, and without each scenario
+        value=float(total**2 - own.sum()) / (n * (n - 1) * length),
+        without=((total - along) ** 2 - (own.sum() - own)) / ((n - 1) * (n - 2) * length),
+    )
+    more = max((kept**2 * found.aa.value - found.bb.value) / mine.value, -1.0)  # λ² − 1
+    child = Product(value=found.bb.value + more * mine.value, without=found.bb.without + more * mine.without)
+    return SiteProducts(aa=found.aa, bb=child, ab=found.ab, frozen_scale=found.frozen_scale)
 
 
 def _log_retention(layers: Sequence[SiteProducts]) -> Product | None:
@@ -241,7 +268,7 @@ def _edge_rows(
     ratio = view.perplexities[1] / view.perplexities[0]
     said = UP if ratio > PERPLEXITY_LIMIT else DOWN if ratio < 1 / PERPLEXITY_LIMIT else FLAT
     rows.append(_edge_row("perplexity", _point(ratio), said))
-    rows.append(_edge_row("R_mde", _point(detectable_loss(tau, family)), ""))
+    rows.append(_edge_row("R_mde", _point(detectable_loss(tau, [m.along for m in band.more], family)), ""))
     rows.append(_edge_row("B_mde", _point(_detectable_margin(view, members, family)), ""))
     return rows
 

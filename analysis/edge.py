@@ -67,6 +67,7 @@ class BandSite:
     midpoint: Float[np.ndarray, "scenario"]  # shift of the sides' midpoint along the parent's direction, SDs
     position: Float[np.ndarray, "scenario"] | None  # shift at the last prompt token, SDs of the parent's prompts
     position_null: Float[np.ndarray, "draw"] | None  # the same along random directions of the texts' covariance
+    along: Float[np.ndarray, "scenario"]  # of every child difference: its product with their mean, τ²
     aligned: tuple[Product, Product] | None  # ab and aa within the neutral texts' subspace, child turned onto parent
 
 
@@ -207,7 +208,9 @@ def band_site(
         tau_a, tau_b = view.taus
         da, db = alignment.parent(a.difference) / tau_a, alignment.child(b.difference) / tau_b
         aligned = cross_product(da, db), cross_product(da, da)
+    delta = b.difference / view.taus[1]
     return BandSite(
+        along=delta @ delta.mean(axis=0),
         sigma=over(var_b, var_a).scaled((view.taus[0] / view.taus[1]) ** 2),
         midpoint=np.einsum("sd,sd->s", middle, units) / sigma_a,
         position=position,

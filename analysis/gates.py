@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.drift import PERPLEXITY_LIMIT
+from analysis.states import UNCLEAR
 from probes.evaluate import auroc_interval
 from probes.sides import POOLED
 
@@ -47,13 +48,22 @@ def same_texts(parent: Mapping[str, Any], child: Mapping[str, Any]) -> Gate:
     return Gate(gate="G1", passed=not odd, value=float(len(odd)), limit=0.0, says=says)
 
 
-def enough_scenarios(n: int, detectable: float, smallest: float) -> Gate:
-    """G2: 30 scenarios, and a loss of the smallest effect would be found in 80 of 100 studies."""
+def enough_scenarios(n: int, detectable: float, smallest: float, state: str = UNCLEAR) -> Gate:
+    """G2: 30 scenarios, and a loss of the smallest effect would be found in 80 of 100 studies.
+
+    A retention whose state is decided (flat by two one-sided tests, or a change that was found) needs no power to be
+    found: both err in at most 5 of 100 whatever the power. By the smallest detectable loss alone, half of the true
+    losses of 30 % that the test had found were refused with 30 scenarios.
+    """
     if n < FLOOR:
         says = f"{n} scenarios, fewer than {FLOOR}"
         return Gate(gate="G2", passed=False, value=float(n), limit=float(FLOOR), says=says)
     says = f"smallest detectable loss of retention {detectable:.2f} with {n} scenarios, allowed {smallest:.2f}"
-    return Gate(gate="G2", passed=bool(detectable <= smallest), value=detectable, limit=smallest, says=says)
+    if state != UNCLEAR:
+        says += f" or a retention that is decided ({state})"
+    return Gate(
+        gate="G2", passed=bool(state != UNCLEAR or detectable <= smallest), value=detectable, limit=smallest, says=says
+    )
 
 
 def declared_first(n_folds: int) -> Gate:

@@ -10,9 +10,9 @@ import pandas as pd
 
 from activations.artifact import write_text, writing
 from activations.errors import InputError
-from analysis import figures
+from analysis import figures, sections
 from analysis.edge import band_layers
-from analysis.tables import TABLES, read_table
+from analysis.tables import ELSEWHERE, TABLES, read_table
 from probes.audit import AuditRow, AuditSummary, summarise
 
 
@@ -23,7 +23,8 @@ def write_report(folder: Path) -> Path:
         InputError: a table or the lock file is missing.
     """
     lock = read_lock(folder)
-    tables = {name: read_table(folder / "tables", name) for name in TABLES}
+    tables = {name: read_table(folder / "tables", name) for name in TABLES if name not in ELSEWHERE}
+    tables |= {name: read_table(folder / "tables", name) for name in ELSEWHERE if _is_there(folder, name)}
     n_layers = int(tables["layers"].layer.max()) + 1
     band = band_layers(n_layers, tuple(lock["study"]["layer_band"]))
     drawn = {
@@ -34,7 +35,7 @@ def write_report(folder: Path) -> Path:
         ),
     }
     if len(tables["edges"]):
-        drawn["retention"] = figures.retention_dots(tables["edges"])
+        drawn["retention"] = figures.retention_dots(_main(tables["edges"]))
     if len(tables["steering"]):
         drawn["steering"] = figures.dose_response(tables["steering"])
     for name, figure in drawn.items():
@@ -57,7 +58,14 @@ def write_report(folder: Path) -> Path:
         checkpoints=lock["checkpoints"],
         band=band,
         figures={n: _inline(folder, n) for n in drawn},
-        steps=_steps(tables["edges"]),
+        steps=_steps(_main(tables["edges"])),
+        verdicts=sections.verdict_steps(tables["verdicts"]),
+        gates=sections.failed_gates(tables["gates"]),
+        instrument=_records(tables["instrument"]),
+        branches=sections.branch_lines(tables["branches"]),
+        lone=sections.lone_domains(tables["branches"]),
+        doses=sections.dose_lines(tables["doses"]),
+        certificate=sections.certificate(folder / "tables"),
         matrix=_matrix(tables),
         tables=_sources(tables),
         receipts=_records(tables["receipts"]),
@@ -66,6 +74,15 @@ def write_report(folder: Path) -> Path:
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    return (folder / "tables" / f"{name}.csv").is_file()
+
+
+def _main(edges: pd.DataFrame) -> pd.DataFrame:
+    """The compassion contrast's rows; other contrasts of the study stand in the table only."""
+    return edges[edges.contrast == edges.contrast.iloc[0]] if len(edges) else edges
 
 
 def read_lock(folder: Path) -> dict[str, Any]:

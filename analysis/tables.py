@@ -266,9 +266,11 @@ TABLES: dict[str, dict[str, str]] = {
     },
 }
 
+ELSEWHERE = ("calibration",)  # made by a command of its own
 TEXT = (
     *("checkpoint", "parent", "child", "child_a", "child_b", "stage", "data_domain", "domain", "contrast"),
     *("state", "passed", "says", "verdict", "evidence", "gates_failed", "reasons", "series", "unit", "control"),
+    *("world", "truth", "measure"),
 )
 
 

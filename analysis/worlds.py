@@ -26,13 +26,15 @@ LEVELS_OF_NOISE = 1.5
 class Truth:
     """What a simulated step does.
 
-    size: retention of the mean difference. turn: angle in degrees by which every vector of the child is turned, the
+    size: retention of the mean difference, its scatter kept. gain: factor on all that differences have along the
+    direction, mean and scatter. turn: angle in degrees by which every vector of the child is turned, the
     function kept. noise: factor on the spread about each side's mean. bias: shift of both sides and of the prompts
     along the direction, within-side SDs. margin: change of the margin, SDs of the parent's.
     """
 
     name: str
     size: float = 1.0
+    gain: float = 1.0
     turn: float = 0.0
     noise: float = 1.0
     bias: float = 0.0
@@ -41,15 +43,15 @@ class Truth:
     @property
     def values(self) -> Mapping[str, float]:
         """The true value of every quantity that has an exact one."""
-        cosine = float(np.cos(np.radians(self.turn)))
+        cosine, kept = float(np.cos(np.radians(self.turn))), self.size * self.gain
         found = {
-            "R_tau": self.size,
-            "F": self.size * cosine,
-            "F_reverse": cosine / self.size,
+            "R_tau": kept,
+            "F": kept * cosine,
+            "F_reverse": cosine / kept,
             "cosine": cosine,
             "B": self.margin,
         }
-        if self.noise == 1.0 and self.size == 1.0:
+        if self.noise == 1.0 and kept == 1.0:
             found |= {"R_sd": 1.0, "sigma": 1.0}
         if self.bias == 0.0 and self.turn == 0.0:
             found |= {"midpoint": 0.0}
@@ -249,10 +251,11 @@ def planted(child: Checkpoint, mu: Float[np.ndarray, "scenario d"], truth: Truth
     """
     unit = mu / np.linalg.norm(mu, axis=1, keepdims=True)
     middle = (child.positive + child.negative).mean(axis=0) / 2
+    lost = (1 - truth.gain) / 2 * np.einsum("sd,sd->s", child.positive - child.negative, unit)[:, None] * unit
     sides = []
     for side, sign in ((child.positive, 1.0), (child.negative, -1.0)):
         rest = side - sign * mu / 2 - middle
-        sides.append(middle + truth.noise * rest + sign * truth.size * mu / 2)
+        sides.append(middle + truth.noise * rest + sign * (truth.size * mu / 2 - lost))
     spread = np.einsum("sd,sd->s", sides[0] - sides[0].mean(axis=0), unit).std(ddof=1)
     shift = truth.bias * spread * unit
     found = [sides[0] + shift, sides[1] + shift, child.prompts + shift, child.neutral]

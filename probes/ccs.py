@@ -33,7 +33,7 @@ def solve_ccs(
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn((n_problems, n_features, restarts), generator=generator, dtype=plus.dtype) / n_features**0.5
     b = torch.zeros((n_problems, 1, restarts), dtype=plus.dtype)
-    optimiser = torch.optim.Adam([w.requires_grad_(), b.requires_grad_()], lr=RATE)
+    optimiser = torch.optim.Adam([w.requires_grad_(), b.requires_grad_()], lr=RATE, fused=True)
 
     def losses() -> torch.Tensor:
         p, q = torch.sigmoid(plus @ w + b), torch.sigmoid(minus @ w + b)

@@ -132,7 +132,7 @@ def _gate_rows(
         for gate in (
             first,
             gates.enough_scenarios(
-                int(part.n_scenarios.iloc[0]), by.value["R_mde"], settings.smallest_effect.retention
+                int(part.n_scenarios.iloc[0]), by.value["R_mde"], settings.smallest_effect.retention, by.state["R_tau"]
             ),
             gates.declared_first(N_FOLDS),
             gates.parent_signal(by.low["signal"], p),

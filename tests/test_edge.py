@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from activations.study import SmallestEffect
-from analysis.drift import detectable_loss, measure_edge
+from analysis.drift import _with_size, detectable_loss, measure_edge
 from analysis.edge import SiteProducts, deviation, held_out_variance, mean_product
 from analysis.worlds import Gaussian, Truth
 from probes.evaluate import mass_mean_scores
-from probes.geometry import Product, align
+from probes.geometry import Product, align, cross_product
 from probes.inference import jackknife_interval
 from probes.sides import Sides
 
 FOLDS = np.arange(23) % 5
+UNIT = Product(value=1.0, without=np.ones(30))
 
 
 def sides(rng, n=23, d=17):
@@ -125,15 +126,33 @@ def test_the_margins_interval_knows_that_the_spread_is_estimated():
     assert known / 400 < 0.85  # what treating the SD as known would cover
 
 
-def test_the_smallest_detectable_loss_is_found_as_often_as_it_says():
-    """A known error: the test of log r at 1 − mde rejects in about 80 of 100."""
+def test_the_smallest_detectable_loss_is_computed_as_if_the_child_had_that_size():
+    """The planted products are those of differences whose gain along their mean was really changed."""
     rng = np.random.default_rng(6)
-    n, error = 40, 0.03
-    noise = rng.normal(size=n)
-    noise = (noise - noise.mean()) / noise.std(ddof=1) * error * np.sqrt(n) * 2  # SE of q = 2·error
-    unit = Product(value=1.0, without=np.ones(n))
-    child = mean_product(1 + noise)
-    layers = [SiteProducts(aa=unit, bb=Product(value=1.0, without=child.without), ab=unit, frozen_scale=unit)]
-    loss = detectable_loss(layers, 1)
-    assert 2.8 * error < loss < 3.4 * error
-    assert detectable_loss(layers, 12) > loss
+    parent, child = (rng.normal(size=(30, 9)) + 1 for _ in range(2))
+    layers = [
+        SiteProducts(aa=cross_product(parent, parent), bb=cross_product(child, child), ab=UNIT, frozen_scale=UNIT)
+    ]
+    middle = child.mean(axis=0)
+    planted = _with_size(layers[0], child @ middle, 0.6)
+    assert planted.bb.value == pytest.approx(0.36 * layers[0].aa.value)
+    unit = middle / np.linalg.norm(middle)
+    along = cross_product((child @ unit)[:, None], (child @ unit)[:, None]).value
+    gain = np.sqrt(1 + (0.36 * layers[0].aa.value - layers[0].bb.value) / along)
+    really = child + (gain - 1) * np.outer(child @ unit, unit)
+    np.testing.assert_allclose(planted.bb.without, cross_product(really, really).without)
+
+
+def test_the_smallest_detectable_loss_grows_with_the_family_and_reaches_one():
+    rng = np.random.default_rng(7)
+
+    def loss(signal, family=1):
+        parent = rng.normal(size=(30, 40)) + signal
+        child = parent + 0.3 * rng.normal(size=(30, 40))
+        layers = [
+            SiteProducts(aa=cross_product(parent, parent), bb=cross_product(child, child), ab=UNIT, frozen_scale=UNIT)
+        ]
+        return detectable_loss(layers, [child @ child.mean(axis=0)], family)
+
+    assert 0 < loss(0.5) < loss(0.5, 12) < 0.6
+    assert loss(0.0) == 1

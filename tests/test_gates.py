@@ -23,6 +23,8 @@ def test_g1_wants_the_same_texts_tokens_and_dtype():
 )
 def test_g2_wants_scenarios_and_power(n, detectable, passed):
     assert gates.enough_scenarios(n, detectable, 0.2).passed is passed
+    for state in ("flat", "down", "lost", "up"):  # decided: the power to decide is no longer asked for
+        assert gates.enough_scenarios(n, detectable, 0.2, state).passed is (n >= 30)
 
 
 @pytest.mark.parametrize(

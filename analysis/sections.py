@@ -1,0 +1,94 @@
+"""Tables to what the report's template walks through: verdicts, gates, branches, doses, the certificate."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.calibration import confusion, requirements
+from analysis.tables import read_table
+from analysis.verdict import (
+    BEHAVIOUR_UP,
+    DECLINE,
+    DISPOSITION,
+    ERODED,
+    PRESERVED,
+    ROTATED,
+    STRENGTHENED,
+    STRONGER,
+    UNSETTLED,
+    WEAKER,
+    head,
+)
+from probes.sides import POOLED
+
+CERTIFICATE = Path(__file__).parent / "certificate"  # what `compassion calibrate --full` found for this version
+KINDS = {
+    **dict.fromkeys((ERODED, DECLINE, DISPOSITION, WEAKER), "loss"),
+    **dict.fromkeys((PRESERVED,), "kept"),
+    **dict.fromkeys((ROTATED,), "turned"),
+    **dict.fromkeys((STRENGTHENED, STRONGER, BEHAVIOUR_UP), "gain"),
+    **dict.fromkeys(UNSETTLED, "open"),
+}
+
+
+def verdict_steps(verdicts: pd.DataFrame) -> list[dict[str, Any]]:
+    """By step: its cells in the order of the domains, each with the verdict's kind (for colour), head and tail."""
+    steps = []
+    for (parent, child), part in verdicts.groupby(["parent", "child"], sort=False):
+        cells = [
+            {str(k): v for k, v in row.items()}
+            | {
+                "kind": KINDS[head(row["verdict"])],
+                "head": head(row["verdict"]),
+                "tail": row["verdict"].partition("; ")[2],
+            }
+            for row in part.to_dict("records")
+        ]
+        first = part.iloc[0]
+        steps.append({"parent": parent, "child": child, "trained": first.data_domain or first.stage, "cells": cells})
+    return steps
+
+
+def failed_gates(gates: pd.DataFrame) -> list[dict[str, Any]]:
+    """Gates that refused a verdict or could not be measured, alike ones of a step together."""
+    odd = gates[gates.passed != "yes"]
+    rows = []
+    for (parent, child, gate, says), part in odd.groupby(["parent", "child", "gate", "says"], sort=False):
+        passed = "refuses" if part.passed.iloc[0] == "no" else "not measured"
+        about = {"parent": parent, "child": child, "gate": gate, "says": says, "passed": passed}
+        rows.append(about | {"domains": ", ".join(part.domain)})
+    return rows
+
+
+def branch_lines(branches: pd.DataFrame) -> list[dict[str, Any]]:
+    """Siblings and kinds of training against each other, pooled over domains."""
+    rows = branches[(branches.domain == POOLED) & (branches.quantity != "F")]
+    return [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+
+
+def lone_domains(branches: pd.DataFrame) -> list[dict[str, Any]]:
+    """Domains that changed otherwise than the rest: interactions with an adjusted p of at most .05."""
+    rows = branches[branches.quantity.str.endswith("interaction") & (branches.p_adjusted <= 0.05)]
+    return [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+
+
+def dose_lines(doses: pd.DataFrame) -> list[dict[str, Any]]:
+    """Pooled dose curves."""
+    rows = doses[doses.domain == POOLED] if POOLED in set(doses.domain) else doses
+    return [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+
+
+def certificate(tables: Path) -> dict[str, Any] | None:
+    """The run's own certificate, else the one that ships; None where there is neither."""
+    for folder, own in ((tables, True), (CERTIFICATE, False)):
+        if (folder / "calibration.csv").is_file():
+            table = read_table(folder, "calibration")
+            matrices = []
+            for world, n in table[["world", "n_scenarios"]].drop_duplicates().itertuples(index=False):
+                shares = confusion(table, str(world), int(n))
+                rows = [{"truth": truth, "shares": list(row)} for truth, row in shares.iterrows()]
+                matrices.append({"world": world, "n": n, "verdicts": list(shares.columns), "rows": rows})
+            needed = [{str(k): v for k, v in r.items()} for r in requirements(table).to_dict("records")]
+            return {"own": own, "matrices": matrices, "needed": needed, "n": int(table.n.min())}
+    return None
