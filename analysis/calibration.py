@@ -19,7 +19,7 @@ from analysis.gates import FLOOR, Gate, enough_scenarios, parent_signal
 from analysis.states import DOWN, FLAT, LOST
 from analysis.verdict import ERODED, INCONCLUSIVE, NO_VERDICT, PRESERVED, ROTATED, head, judge
 from analysis.worlds import Truth, World
-from probes.controls import exceedance, random_directions
+from probes.controls import exceedance, matched_directions
 from probes.metrics import dprime
 from probes.sides import Sides
 from probes.sites import one_thread
@@ -88,7 +88,7 @@ def certify(
                 for name, table in found.items():
                     rows += [
                         {"world": world.name, "truth": name, "n_scenarios": n} | row
-                        for row in _summary(table, cells[name])
+                        for row in _summary(table, cells[name], world.exact)
                     ]
     return pd.DataFrame(rows)
 
@@ -144,8 +144,9 @@ def requirements(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def confusion(table: pd.DataFrame, world: str, n: int) -> pd.DataFrame:
-    """Truth × verdict, shares of verdicts, for one world and number of scenarios."""
+    """Truth × verdict (without what is appended to it), shares, for one world and number of scenarios."""
     part = table[(table.measure == "verdict") & (table.world == world) & (table.n_scenarios == n)]
+    part = part[~part.name.str.contains("; ")]
     wide = part.pivot_table(index="truth", columns="name", values="value", sort=False, fill_value=0.0)
     last = [c for c in (INCONCLUSIVE, NO_VERDICT) if c in wide]
     return wide[[c for c in wide if c not in last] + last]
@@ -189,7 +190,7 @@ def _null_p(sides: Sides, folds: np.ndarray, domains: np.ndarray, seed: int) -> 
         part = sides.rows(members)
         units = held_out_units(part.difference, folds[members])
         scores = [np.einsum("sd,sd->s", side, units)[None] for side in (part.positive, part.negative)]
-        null = random_directions(part, seed=seed).matched
+        null = matched_directions(part, seed=seed)
         found[str(domain)] = exceedance(float(dprime(*scores)[0]), null)
     return found
 
@@ -208,7 +209,7 @@ def _cell(
     return pd.concat(parts)
 
 
-def _summary(table: pd.DataFrame, truth: Truth) -> list[dict[str, Any]]:
+def _summary(table: pd.DataFrame, truth: Truth, exact: frozenset[str]) -> list[dict[str, Any]]:
     """Shares with their Monte-Carlo errors; the step is the unit, since its domains share what was drawn."""
     rows: list[dict[str, Any]] = []
     one = table[table.quantity == "R_tau"]
@@ -223,7 +224,7 @@ def _summary(table: pd.DataFrame, truth: Truth) -> list[dict[str, Any]]:
         if not (by_head == wanted).any():
             rows.append(_share("verdict", wanted, (by_head == wanted).astype(float), one.step))
     for quantity, part in table.groupby("quantity", sort=False):
-        rows += _of_quantity(str(quantity), part, truth.values)
+        rows += _of_quantity(str(quantity), part, {k: v for k, v in truth.values.items() if k in exact})
     return rows
 
 
@@ -236,7 +237,7 @@ def _of_quantity(quantity: str, part: pd.DataFrame, truth: Mapping[str, float]) 
         rows.append(_share("coverage", quantity, inside.astype(float), estimable.step))
         rows.append(_share("width", quantity, estimable.high - estimable.low, estimable.step))
         rows.append(_share("bias", quantity, estimable.value - true, estimable.step))
-        null = 0.0 if quantity in ("B", "midpoint") else 1.0
+        null = 0.0 if quantity in ("B", "midpoint", "P") else 1.0
         if true != null:
             low, high = (part.high_adjusted < null).astype(float), (part.low_adjusted > null).astype(float)
             rows.append(_share("detected", quantity, low if true < null else high, part.step))
@@ -253,7 +254,7 @@ def _within(quantity: str, true: float) -> bool:
     """Whether a true value lies inside the smallest effect (the limit itself does not)."""
     if quantity == "B":
         return abs(true) < SMALLEST.margin_sd
-    if quantity == "midpoint":
+    if quantity in ("midpoint", "P"):
         return abs(true) < SMALLEST.position_sd
     kept = 1 - SMALLEST.retention
     return quantity == "cosine" or kept < true < 1 / kept

@@ -54,7 +54,7 @@ class Truth:
         if self.noise == 1.0 and kept == 1.0:
             found |= {"R_sd": 1.0, "sigma": 1.0}
         if self.bias == 0.0 and self.turn == 0.0:
-            found |= {"midpoint": 0.0}
+            found |= {"midpoint": 0.0, "P": 0.0}
         return found
 
 
@@ -75,6 +75,11 @@ class World(Protocol):
     @property
     def name(self) -> str:
         """Its name in the table."""
+        ...
+
+    @property
+    def exact(self) -> frozenset[str]:
+        """Quantities whose true value is known here to the last digit."""
         ...
 
     def step(self, rng: np.random.Generator, n: int, truth: Truth) -> EdgeView:
@@ -103,6 +108,7 @@ class Gaussian:
     margin_noise: float = 0.35
     neutral: int = 100
     domains: int = DOMAINS
+    exact: frozenset[str] = frozenset(("R_tau", "R_sd", "F", "F_reverse", "cosine", "sigma", "midpoint", "P", "B"))
 
     def step(self, rng: np.random.Generator, n: int, truth: Truth) -> EdgeView:
         """One step with `n` scenarios in each domain; a direction of its own for every domain and layer."""
@@ -154,9 +160,10 @@ class Captured:
 
     Scenarios of all domains are one population: each difference is taken about its domain's mean, in parent and child
     alike, and the pooled direction is put back at the size a domain has. What a scenario's difference has beside its
-    mean, how that goes from parent to child, from layer to layer, from text to text: all real. A simulated domain is
-    drawn without replacement, and no scenario is in two domains of a step, so that there are as many domains as the
-    population allows, at most twelve.
+    mean, how that goes from parent to child, from layer to layer, from text to text: all real. The mean shift of the
+    child's texts is taken out too; the real step's change of spread is not (so that R_sd and sigma have no exact truth
+    here). A simulated domain is drawn without replacement, and no scenario is in two domains of a step, so that there
+    are as many domains as the population allows, at most twelve.
     """
 
     parents: Sequence[Checkpoint]
@@ -165,6 +172,7 @@ class Captured:
     taus: Sequence[tuple[float, float]]
     margins: tuple[Float[np.ndarray, "scenario"], Float[np.ndarray, "scenario"]]
     name: str = "captured"
+    exact: frozenset[str] = frozenset(("R_tau", "F", "F_reverse", "cosine", "midpoint", "P", "B"))
 
     def step(self, rng: np.random.Generator, n: int, truth: Truth) -> EdgeView:
         """One step with `n` scenarios in each domain.
@@ -228,7 +236,7 @@ def captured(parent: Path, child: Path, contrast: str, layers: Sequence[int]) ->
                 if store is a:
                     means.append(_typical(sides.difference, domain))
             parents.append(both[0])
-            children.append(both[1])
+            children.append(_unshifted(*both))
             # The child in the parent's unit: what the real step did to sizes is no part of a planted truth.
             taus.append((tau[0], tau[0]))
         raw = margins(a, plan), margins(b, plan)
@@ -238,6 +246,17 @@ def captured(parent: Path, child: Path, contrast: str, layers: Sequence[int]) ->
         means=means,
         taus=taus,
         margins=(raw[0], raw[1] - (raw[1] - raw[0]).mean()),
+    )
+
+
+def _unshifted(parent: Checkpoint, child: Checkpoint) -> Checkpoint:
+    """The child without the mean shift of its sides' middle and of its prompts."""
+    middle = (child.positive + child.negative - parent.positive - parent.negative).mean(axis=0) / 2
+    return Checkpoint(
+        positive=child.positive - middle,
+        negative=child.negative - middle,
+        prompts=child.prompts - (child.prompts - parent.prompts).mean(axis=0),
+        neutral=child.neutral,
     )
 
 

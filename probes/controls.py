@@ -39,6 +39,15 @@ def random_directions(sides: Sides, *, draws: int = RANDOM_DRAWS, seed: int) -> 
     return RandomDirections(isotropic=found[0], matched=found[1])
 
 
+def matched_directions(sides: Sides, *, draws: int = RANDOM_DRAWS, seed: int) -> Float[np.ndarray, "draw"]:
+    """|d′| of random directions with the spread of the rows within a side, as in `random_directions`, alone."""
+    k = len(sides.positive)
+    rows = np.concatenate([sides.positive, sides.negative])
+    within = np.concatenate([s - s.mean(axis=0) for s in (sides.positive, sides.negative)])
+    scores = (rows @ within.T) @ np.random.default_rng(seed).normal(size=(2 * k, draws))
+    return np.abs(dprime(scores[:k].T.copy(), scores[k:].T.copy()))
+
+
 def exceedance(observed: float, null: Float[np.ndarray, "draw"]) -> float:
     """One-sided p of |observed| against a null: (1 + nulls at least as large)/(1 + nulls); NaN for NaN."""
     if not np.isfinite(observed):

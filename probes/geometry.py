@@ -89,6 +89,12 @@ def align(parent: Float[np.ndarray, "text d"], child: Float[np.ndarray, "text d"
     k = min(len(parent) // 5, parent.shape[1])
     if k < 2:
         return None
-    bases = [np.linalg.svd(rows, full_matrices=False)[2][:k].T for rows in (parent, child)]
+    bases = [_leading(rows, k) for rows in (parent, child)]
     turn, _ = orthogonal_procrustes(child @ bases[1], parent @ bases[0])
     return Alignment(basis_parent=bases[0], basis_child=bases[1] @ turn)
+
+
+def _leading(rows: Float[np.ndarray, "text d"], k: int) -> Float[np.ndarray, "d k"]:
+    """The leading principal axes, from the texts' Gram matrix (texts are fewer than dimensions)."""
+    values, vectors = np.linalg.eigh(rows @ rows.T)
+    return rows.T @ vectors[:, : -k - 1 : -1] / np.sqrt(values[: -k - 1 : -1])

@@ -15,6 +15,8 @@ from scripts.runfolder import Run
 def capture(run: Run) -> None:
     """Capture what is missing, then the instrument's controls; finished checkpoints that match are left alone."""
     capture_lineage(run)
+    if not run.study.lineage.edges:
+        return  # nothing to judge
     try:
         inner = instrument.prepare(run)
         if inner is not None:

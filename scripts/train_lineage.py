@@ -28,6 +28,7 @@ from activations.sources import ResolvedSource, load_tokenizer, load_weights, me
 from scripts.runfolder import versions
 from scripts.training.corpora import Drawn, draw, lengths
 from scripts.training.measures import held_out_loss, margins, neutral_perplexity, sampled_reward
+from scripts.training.receipts import contrasts_table, receipts_table, rewards_table
 from scripts.training.recipe import Recipe, Stage, read_recipe
 from scripts.training.trainers import Trained, train_lora
 
@@ -162,55 +163,6 @@ def _receipt(home: Path, stage: Stage) -> dict[str, Any] | None:
         return None
 
 
-def receipts_table(receipts: list[dict[str, Any]]) -> str:
-    """The receipts as a Markdown table: what each stage learned, and whether it is what it claims to be.
-
-    Δ margin is the mean change, over the manipulation pairs, of the log-prob a token of the positive answer over the
-    negative one, with its standard error.
-    """
-    columns = "checkpoint", "parent", "dose", "steps", "own loss or reward", "neutral perplexity", "Δ margin", "holds"
-    rows = [list(columns), ["---"] * len(columns)]
-    for receipt in receipts:
-        stage, before, after = receipt["stage"], receipt["before"], receipt["after"]
-        if stage["kind"] == "reward":
-            own, dose = "reward", f"{stage['steps'] * stage['batch'] * stage['group']:,} samples"
-        else:
-            own, dose = "held_out_loss", f"{sum(receipt['tokens'].values()):,} tokens × {stage['epochs']}"
-        moved = np.subtract(after.get("margins", []), before.get("margins", []))
-        margin = f"{moved.mean():+.3f} ± {moved.std(ddof=1) / len(moved) ** 0.5:.3f}" if len(moved) > 1 else ""
-        failed = [name for name, holds in receipt["checks"].items() if not holds]
-        rows.append(
-            [
-                stage["name"],
-                stage["parent"],
-                dose,
-                str(receipt["steps"]),
-                f"{before[own]:.3f} → {after[own]:.3f}",
-                f"{before['neutral_perplexity']:.1f} → {after['neutral_perplexity']:.1f}",
-                margin.replace("-", "−"),
-                f"no: {', '.join(failed)}" if failed else "yes",
-            ]
-        )
-    return _markdown(rows)
-
-
-def rewards_table(receipts: list[dict[str, Any]]) -> str:
-    """Markdown: the training reward of reward stages by quarter of their steps, and the share of groups that taught
-    nothing because all their completions earned the same.
-    """
-    columns = "checkpoint", "reward, by quarter of the steps", "groups without spread"
-    rows = [list(columns), ["---"] * len(columns)]
-    for receipt in receipts:
-        if receipt["stage"]["kind"] == "reward":
-            quarters = [f"{part.mean():.3f}" for part in np.array_split(np.asarray(receipt["reward_curve"]), 4)]
-            rows.append([receipt["stage"]["name"], ", ".join(quarters), f"{receipt['groups_without_spread']:.0%}"])
-    return _markdown(rows)
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
 def main(
     recipe: Annotated[Path, typer.Argument(help="The recipe file.")],
     data: Annotated[
@@ -221,12 +173,15 @@ def main(
     """Post-train the checkpoints of a recipe and print their receipts."""
     try:
         receipts = train(recipe, data, stage)
+        contrasts = contrasts_table(read_recipe(recipe), receipts)
     except InputError as problem:
         print(f"error: {problem}", file=sys.stderr)
         raise typer.Exit(2) from problem
     print(receipts_table(receipts))
     if any(r["stage"]["kind"] == "reward" for r in receipts):
         print(f"\n{rewards_table(receipts)}")
+    if contrasts.count("\n") > 1:
+        print(f"\n{contrasts}")
     if not all(all(r["checks"].values()) for r in receipts):
         raise typer.Exit(1)
 

@@ -1,4 +1,4 @@
-"""write-docs: the generated pages of docs/ (tables, commands). A test compares them with what this would write.
+"""write-docs: the generated pages of docs/ (tables, commands, calibration); a test compares them with this.
 
 python -m scripts.write_docs
 """
@@ -6,9 +6,13 @@ python -m scripts.write_docs
 import re
 from pathlib import Path
 
+import pandas as pd
 from typer.testing import CliRunner
 
-from analysis.tables import TABLES
+from analysis.calibration import AT_DETECTABLE, MARGIN_DETECTABLE, TRUTHS, confusion, requirements
+from analysis.sections import CERTIFICATE
+from analysis.tables import TABLES, read_table
+from analysis.worlds import Captured, Gaussian
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -52,7 +56,47 @@ def commands_page() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"tables.md": tables_page, "commands.md": commands_page}
+def calibration_page() -> str:
+    """docs/calibration.md: the certificate that ships."""
+    table = read_table(CERTIFICATE, "calibration")
+    prose = (CERTIFICATE.parent / "templates" / "calibration.md").read_text(encoding="utf-8")
+    lines = ["| requirement | found | where | holds |", "|---|---|---|---|"]
+    for r in requirements(table).itertuples():
+        where = f"{r.world}, {r.truth}, {r.n_scenarios} scenarios"
+        lines.append(f"| {r.requirement} | {r.value:.3f} ± {r.mc_error:.3f} | {where} | {r.holds} |")
+    matrices = []
+    cells = table[["world", "n_scenarios"]].drop_duplicates().itertuples(index=False)
+    for world, n in cells:
+        shares = confusion(table, str(world), int(n))
+        part = table[(table.world == world) & (table.n_scenarios == n) & (table.measure != "width")]
+        matrices += [f"## {world}, {n} scenarios a domain", ""]
+        matrices += [f"Per cent of at least {int(part.n.min())} verdicts a row. {_detectable(part)}", ""]
+        matrices.append("| truth | " + " | ".join(str(c).lower() for c in shares.columns) + " |")
+        matrices.append("|---" * (len(shares.columns) + 1) + "|")
+        for truth, row in shares.iterrows():
+            matrices.append(f"| {truth} | " + " | ".join(f"{100 * v:.1f}" if v > 0 else "·" for v in row) + " |")
+        matrices.append("")
+    about = {"gaussian": _second(Gaussian), "captured": _second(Captured)}
+    return prose.format(needed="\n".join(lines), matrices="\n".join(matrices).rstrip(), **about)
+
+
+def _detectable(part: pd.DataFrame) -> str:
+    found = part[(part.measure == "mde") & (part.truth == TRUTHS[0].name)].set_index("name").value
+    power = part[(part.measure == "detected") & part.truth.isin([AT_DETECTABLE, MARGIN_DETECTABLE])]
+    rates = power.set_index("name").value
+    return (
+        f"Without a change, the smallest detectable loss of retention is {found['R_mde']:.2f} and change of margin "
+        f"{found['B_mde']:.2f} SD on average; at their medians they are found in {100 * rates['R_tau']:.0f} and "
+        f"{100 * rates['B']:.0f} of 100."
+    )
+
+
+def _second(world: type) -> str:
+    """A world's docstring, its first line and what follows as one paragraph."""
+    return " ".join((world.__doc__ or "").split())
+
+
+PAGES = {"tables.md": tables_page, "commands.md": commands_page, "calibration.md": calibration_page}
 
 if __name__ == "__main__":
     for page, make in PAGES.items():

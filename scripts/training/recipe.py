@@ -82,6 +82,14 @@ class Stage(_Strict):
         return self
 
 
+class Contrast(_Strict):
+    """Stages against each other: the sum of `plus` less the sum of `minus`, of what each did to the margin."""
+
+    says: str
+    plus: list[Name] = Field(min_length=1)
+    minus: list[Name] = []
+
+
 class Base(_Strict):
     """The root's weights: an embedded model's name, or a folder beside the recipe."""
 
@@ -102,6 +110,7 @@ class Recipe(_Strict):
     max_perplexity_ratio: how much a stage may raise neutral perplexity before its receipt says it failed.
     apart_from: pair files and folders whose texts the written corpora must not repeat.
     manipulation_pairs: pairs outside every study, whose margin each receipt reports.
+    contrast: stages whose changes of that margin are set against each other, pair by pair.
     """
 
     base: Base
@@ -112,6 +121,7 @@ class Recipe(_Strict):
     neutral: str = "builtin:neutral"
     corpus: list[Corpus] = Field(min_length=1)
     stage: list[Stage] = Field(min_length=1)
+    contrast: list[Contrast] = []
 
     def corpus_named(self, name: str) -> Corpus:
         """The corpus of this name."""

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from scripts.train_lineage import receipts_table, rewards_table
 from scripts.training.corpora import GRAM, SHARED, _grams, _texts, _written
+from scripts.training.receipts import contrasts_table, receipts_table, rewards_table
 from scripts.training.recipe import read_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -88,3 +90,16 @@ def test_the_documented_receipts_are_the_ones_that_ship():
     assert receipts_table(receipts) in page
     assert receipts_table(receipts) in readme
     assert rewards_table(receipts) in page
+    assert contrasts_table(RECIPE, receipts) in page
+    assert len(contrasts_table(RECIPE, receipts).splitlines()) == 2 + len(RECIPE.contrast)
+
+
+def test_a_contrast_is_the_paired_difference_of_margin_changes():
+    moved = {
+        name: np.subtract(receipt(name)["after"]["margins"], receipt(name)["before"]["margins"])
+        for name in ("midtrain", "midtrain-control")
+    }
+    gap = moved["midtrain"] - moved["midtrain-control"]
+    low, high = stats.t.interval(0.95, len(gap) - 1, gap.mean(), stats.sem(gap))
+    said = f"{gap.mean():+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
+    assert said in contrasts_table(RECIPE, [receipt(s.name) for s in RECIPE.stage]).splitlines()[2]

@@ -104,16 +104,14 @@ def test_templates_that_differ_are_refused(few, verdicts, tmp_path):
 
 
 def retokenized(tmp_path: Path) -> Path:
-    """The embedded model with a tokenizer that knows one word more."""
+    """The embedded model with a tokenizer that has one common word in two pieces."""
     folder = tmp_path / "other"
     shutil.copytree(embedded_model("smollm2-135m-instruct"), folder)
     file = folder / "tokenizer.json"
     tokenizer = json.loads(file.read_text(encoding="utf-8"))
     model = tokenizer["model"]
-    pair = model["merges"][-1]
-    left, right = pair if isinstance(pair, list) else pair.split(" ")
-    word = next(w for w in ("Ġsorry", "Ġfuneral", "Ġdied") if w in model["vocab"])
-    assert left + right in model["vocab"]
+    word = "Ġthe"
+    assert word in model["vocab"]
     model["merges"] = [m for m in model["merges"] if "".join(m if isinstance(m, list) else m.split(" ")) != word]
     file.write_text(json.dumps(tokenizer), encoding="utf-8")
     return folder

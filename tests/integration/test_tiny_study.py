@@ -49,6 +49,8 @@ parent = "base"
 edit = {{ attenuate = 0.5, direction = "u.safetensors" }}
 """
 
+CHECKPOINTS = ("base", "tuned", "same", "less")
+
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["compassion", *words])
@@ -102,6 +104,19 @@ def test_the_whole_job_writes_every_file_of_the_contract(home, tmp_path, monkeyp
     assert (tuned.data_domain, tuned.seed) == ("boats", 3)
     assert np.isfinite(tuned.margin_pmi)
 
+    verdicts = read_table(run / "tables", "verdicts")
+    assert len(verdicts) == 3 * 3  # steps, slices
+    assert set(verdicts.verdict) == {"NO VERDICT"}  # six scenarios a domain
+    assert verdicts.gates_failed.str.startswith("G2").all()
+    gates = read_table(run / "tables", "gates")
+    assert len(gates) == 3 * 3 * 8
+    held = read_table(run / "tables", "instrument")
+    assert set(held.control) == {"recaptured", "rounded", "damaged", "unrelated"}
+    copy = held[(held.control == "recaptured") & (held.quantity != "B")]
+    assert (copy.value - 1).abs().max() < 1e-3
+    assert "NO VERDICT" in (run / "report.html").read_text()
+    assert "NO VERDICT (G2" in said
+
 
 def test_frozen_size_and_alignment_multiply_in_raw_units(home, tmp_path, monkeypatch):
     """log F = log size + log alignment, row by row of the table (METHOD §3)."""
@@ -121,7 +136,8 @@ def test_an_interrupted_run_ends_with_the_same_tables_without_redoing_checkpoint
     real, opened = stage.open_checkpoint, []
 
     def counting(study, name, **rest):
-        opened.append(name)
+        if name in CHECKPOINTS:
+            opened.append(name)
         if opened.count("same") == 1 and name == "same":
             raise KeyboardInterrupt
         return real(study, name, **rest)
@@ -174,6 +190,8 @@ def test_a_change_recaptures_exactly_the_checkpoints_it_touches(home, tmp_path, 
         opened.append(name)
         return real(study, name, **rest)
 
+    controls = ["recaptured", "rounded", "damaged"]
+
     monkeypatch.setattr(stage, "open_checkpoint", counting)
     path, run = home / "study.toml", tmp_path / "run"
 
@@ -183,12 +201,12 @@ def test_a_change_recaptures_exactly_the_checkpoints_it_touches(home, tmp_path, 
         assert command(monkeypatch, "capture", str(home), "--out", str(run), "-q") == 0
         return opened.copy()
 
-    assert captured("", "") == ["base", "tuned", "same", "less"]
+    assert captured("", "") == ["base", "tuned", "same", "less", *controls]
     assert captured("", "") == []
     assert captured('data_domain = "boats"', 'data_domain = "ships"\nscale = 0.5') == ["tuned"]
     assert captured("attenuate = 0.5", "attenuate = 0.4") == ["less"]
     assert captured("steer_scenarios = 2", "steer_scenarios = 3") == []  # no capture depends on it
-    assert captured("[study]\n", '[study]\ndtype = "bfloat16"\n') == ["base", "tuned", "same", "less"]
+    assert captured("[study]\n", '[study]\ndtype = "bfloat16"\n') == ["base", "tuned", "same", "less", *controls]
 
 
 def test_the_first_captures_row_plan_and_packing_are_written_down_and_kept(home, tmp_path, monkeypatch):
@@ -355,7 +373,10 @@ def test_compare_needs_no_study_file(home, tiny, adapter, tmp_path, monkeypatch,
     assert command(monkeypatch, "compare", str(tiny), str(adapter), "--pairs", pairs, "--out", out) == 0
     assert "parent → child" in capsys.readouterr().out
     edges = pd.read_csv(tmp_path / "run" / "tables" / "edges.csv")
-    assert set(edges.quantity) == {"R_tau", "R_sd", "F", "cosine", "B", "B_nats", "perplexity"}
+    assert set(edges.quantity) == {
+        *("R_tau", "R_sd", "F", "F_reverse", "cosine", "sigma", "midpoint", "P", "B", "B_nats", "B_pmi"),
+        *("F_aligned", "signal", "perplexity", "R_mde", "B_mde"),
+    }
 
 
 @pytest.mark.parametrize(

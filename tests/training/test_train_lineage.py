@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from activations.errors import InputError
 from scripts import train_lineage
-from scripts.train_lineage import receipts_table, train
+from scripts.train_lineage import train
+from scripts.training.receipts import receipts_table
 
 pytest.importorskip("trl")
 WORDS = ["tide", "rope", "crate", "pear", "ladder", "wasp", "anchor", "plum"]
