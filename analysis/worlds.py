@@ -29,7 +29,8 @@ class Truth:
     size: retention of the mean difference, its scatter kept. gain: factor on all that differences have along the
     direction, mean and scatter. turn: angle in degrees by which every vector of the child is turned, the
     function kept. noise: factor on the spread about each side's mean. bias: shift of both sides and of the prompts
-    along the direction, within-side SDs. margin: change of the margin, SDs of the parent's.
+    along the direction, within-side SDs. margin: change of the margin, SDs of the parent's. gains, margins: the same
+    for every domain by itself.
     """
 
     name: str
@@ -39,6 +40,16 @@ class Truth:
     noise: float = 1.0
     bias: float = 0.0
     margin: float = 0.0
+    gains: tuple[float, ...] = ()
+    margins: tuple[float, ...] = ()
+
+    def gain_of(self, n: int) -> float | Float[np.ndarray, "scenario"]:
+        """The gain of every scenario, `n` a domain."""
+        return np.repeat(self.gains, n) if self.gains else self.gain
+
+    def margin_of(self, n: int) -> float | Float[np.ndarray, "scenario"]:
+        """The change of margin of every scenario, `n` a domain."""
+        return np.repeat(self.margins, n) if self.margins else self.margin
 
     @property
     def values(self) -> Mapping[str, float]:
@@ -122,7 +133,7 @@ class Gaussian:
             return fresh if before is None else keep * before + np.sqrt(1 - keep**2) * fresh
 
         before = rng.standard_normal(total)
-        after = before + truth.margin + self.margin_noise * rng.standard_normal(total)
+        after = before + truth.margin_of(n) + self.margin_noise * rng.standard_normal(total)
         which = np.repeat(np.arange(self.domains), n)
 
         def sites() -> Iterator[SiteView]:
@@ -149,7 +160,7 @@ class Gaussian:
                     prompts=again[2],
                     neutral=again[3],
                 )
-                yield _view(layer, parent, planted(child, mu, truth), (1.0, 1.0))
+                yield _view(layer, parent, planted(child, mu, truth, n), (1.0, 1.0))
 
         return _edge(plan, range(self.layers), sites(), (before, after), rng)
 
@@ -186,7 +197,7 @@ class Captured:
         plan = _plan(n, min(DOMAINS, size // n))
         rows = rng.permutation(size)[: len(plan)]
         before = self.margins[0][rows]
-        after = self.margins[1][rows] + truth.margin * self.margins[0].std(ddof=1)
+        after = self.margins[1][rows] + truth.margin_of(n) * self.margins[0].std(ddof=1)
 
         def sites() -> Iterator[SiteView]:
             for layer, (a, b) in enumerate(zip(self.parents, self.children, strict=True)):
@@ -200,7 +211,7 @@ class Captured:
                     )
                     for c in (a, b)
                 ]
-                yield _view(layer, chosen[0], planted(chosen[1], mu, truth), self.taus[layer])
+                yield _view(layer, chosen[0], planted(chosen[1], mu, truth, n), self.taus[layer])
 
         return _edge(plan, range(len(self.parents)), sites(), (before, after), rng)
 
@@ -260,17 +271,19 @@ def _unshifted(parent: Checkpoint, child: Checkpoint) -> Checkpoint:
     )
 
 
-def planted(child: Checkpoint, mu: Float[np.ndarray, "scenario d"], truth: Truth) -> Checkpoint:
+def planted(child: Checkpoint, mu: Float[np.ndarray, "scenario d"], truth: Truth, n: int) -> Checkpoint:
     """The child with a truth planted in it.
 
     Args:
         child: with the whole mean difference `mu` between its sides.
         mu: the mean difference of each scenario's domain.
         truth: what to do.
+        n: scenarios a domain.
     """
     unit = mu / np.linalg.norm(mu, axis=1, keepdims=True)
     middle = (child.positive + child.negative).mean(axis=0) / 2
-    lost = (1 - truth.gain) / 2 * np.einsum("sd,sd->s", child.positive - child.negative, unit)[:, None] * unit
+    along = np.einsum("sd,sd->s", child.positive - child.negative, unit)
+    lost = ((1 - truth.gain_of(n)) / 2 * along)[:, None] * unit
     sides = []
     for side, sign in ((child.positive, 1.0), (child.negative, -1.0)):
         rest = side - sign * mu / 2 - middle
