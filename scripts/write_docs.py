@@ -76,7 +76,9 @@ def calibration_page() -> str:
         for truth, row in shares.iterrows():
             matrices.append(f"| {truth} | " + " | ".join(f"{100 * v:.1f}" if v > 0 else "·" for v in row) + " |")
         matrices.append("")
-    about = {"gaussian": _second(Gaussian), "captured": _second(Captured)}
+    sizes = table.groupby("world", sort=False).n_scenarios.unique()
+    cells_here = "; ".join(f"{world} at {', '.join(map(str, at))} scenarios a domain" for world, at in sizes.items())
+    about = {"cells": cells_here, "gaussian": _second(Gaussian), "captured": _second(Captured)}
     return prose.format(needed="\n".join(lines), matrices="\n".join(matrices).rstrip(), **about)
 
 

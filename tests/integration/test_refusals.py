@@ -1,5 +1,6 @@
 """Studies that must get no verdict, end to end on the embedded model: each names the gate that refuses."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from activations.embedded import embedded_model
 from activations.errors import InputError
+from activations.lineage import Lineage
 from activations.pairs import load_pairs
 from activations.study import build_study
 from analysis.tables import read_table
@@ -37,7 +39,9 @@ def made(folder: Path, *checkpoints: dict[str, object], **settings: object) -> R
 
 
 def judged(run: Run) -> pd.DataFrame:
-    train_probes(run, jobs=1)
+    """Verdicts; probes are fitted on the root alone, whose gates are the only ones asked for."""
+    root = run.study.model_copy(update={"lineage": Lineage((run.study.lineage.root,))})
+    train_probes(dataclasses.replace(run, study=root), jobs=1)
     analyze(run)
     return read_table(run.tables, "verdicts").set_index("child")
 
