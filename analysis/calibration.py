@@ -113,6 +113,7 @@ def requirements(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
 
+    table = table.reset_index(drop=True)
     said = table[table.measure == "verdict"]
     lost = [AT_DETECTABLE, *(t.name for t in TRUTHS if t.size * t.gain < 1 and t.margin < 0)]
     null = said[(said.name == ERODED) & ~said.truth.isin(lost)]

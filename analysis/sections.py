@@ -90,5 +90,10 @@ def certificate(tables: Path) -> dict[str, Any] | None:
                 rows = [{"truth": truth, "shares": list(row)} for truth, row in shares.iterrows()]
                 matrices.append({"world": world, "n": n, "verdicts": list(shares.columns), "rows": rows})
             needed = [{str(k): v for k, v in r.items()} for r in requirements(table).to_dict("records")]
-            return {"own": own, "matrices": matrices, "needed": needed, "n": int(table.n.min())}
+            return {
+                "own": own,
+                "matrices": matrices,
+                "needed": needed,
+                "n": int(table[table.measure == "verdict"].n.min()),
+            }
     return None

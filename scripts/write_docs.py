@@ -70,7 +70,10 @@ def calibration_page() -> str:
         shares = confusion(table, str(world), int(n))
         part = table[(table.world == world) & (table.n_scenarios == n) & (table.measure != "width")]
         matrices += [f"## {world}, {n} scenarios a domain", ""]
-        matrices += [f"Per cent of at least {int(part.n.min())} verdicts a row. {_detectable(part)}", ""]
+        matrices += [
+            f"Per cent of at least {int(part[part.measure == 'verdict'].n.min())} verdicts a row. {_detectable(part)}",
+            "",
+        ]
         matrices.append("| truth | " + " | ".join(str(c).lower() for c in shares.columns) + " |")
         matrices.append("|---" * (len(shares.columns) + 1) + "|")
         for truth, row in shares.iterrows():
