@@ -60,10 +60,10 @@ def calibration_page() -> str:
     """docs/calibration.md: the certificate that ships."""
     table = read_table(CERTIFICATE, "calibration")
     prose = (CERTIFICATE.parent / "templates" / "calibration.md").read_text(encoding="utf-8")
-    lines = ["| requirement | found | where | holds |", "|---|---|---|---|"]
+    lines = ["| requirement | found | of | where | holds |", "|---|---|---|---|---|"]
     for r in requirements(table).itertuples():
         where = f"{r.world}, {r.truth}, {r.n_scenarios} scenarios"
-        lines.append(f"| {r.requirement} | {r.value:.3f} ± {r.mc_error:.3f} | {where} | {r.holds} |")
+        lines.append(f"| {r.requirement} | {r.value:.3f} ± {r.mc_error:.3f} | {r.n} | {where} | {r.holds} |")
     matrices = []
     cells = table[["world", "n_scenarios"]].drop_duplicates().itertuples(index=False)
     for world, n in cells:
