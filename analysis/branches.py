@@ -14,7 +14,16 @@ from scipy import stats
 from activations.lineage import Checkpoint
 from analysis.drift import NUMERICAL
 from probes.geometry import Product
-from probes.inference import NOT_ESTIMABLE, Estimate, holm, jackknife_error, jackknife_interval, t_limits, two_sided
+from probes.inference import (
+    NOT_ESTIMABLE,
+    Estimate,
+    holm,
+    jackknife_error,
+    jackknife_interval,
+    mean_interval,
+    t_limits,
+    two_sided,
+)
 from probes.sides import POOLED
 
 QUANTITIES = ("log_R", "F", "B")
@@ -150,19 +159,12 @@ def _by_seed(
         }
         null = 1.0 if quantity == "F" else 0.0
         for kind in kinds:
-            found = {d: _mean_of_seeds(values[kind, d] - null) for d in domains}
+            found = {d: mean_interval(values[kind, d] - null) for d in domains}
             rows += _rows(parent, kind, "", f"{quantity} change" if null == 0 else f"{quantity} − 1", "seed", found)
         for a, b in combinations(kinds, 2):
             found = {d: _welch(values[a, d], values[b, d]) for d in domains}
             rows += _rows(parent, a, b, quantity, "seed", found)
     return rows
-
-
-def _mean_of_seeds(values: np.ndarray) -> Estimate:
-    n = len(values)
-    if not np.isfinite(values).all():
-        return NOT_ESTIMABLE
-    return jackknife_interval(Product(value=float(values.mean()), without=(values.sum() - values) / (n - 1)))
 
 
 def _welch(a: np.ndarray, b: np.ndarray) -> Estimate:

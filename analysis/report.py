@@ -61,14 +61,14 @@ def write_report(folder: Path) -> Path:
         steps=_steps(_main(tables["edges"])),
         verdicts=sections.verdict_steps(tables["verdicts"]),
         gates=sections.failed_gates(tables["gates"]),
-        instrument=_records(tables["instrument"]),
+        instrument=sections.records(tables["instrument"]),
         branches=sections.branch_lines(tables["branches"]),
         lone=sections.lone_domains(tables["branches"]),
         doses=sections.dose_lines(tables["doses"]),
         certificate=sections.certificate(folder / "tables"),
         matrix=_matrix(tables),
         tables=_sources(tables),
-        receipts=_records(tables["receipts"]),
+        receipts=sections.records(tables["receipts"]),
         baselines=_baselines(tables["layers"], band),
         audit=_audit(folder / "audit.json"),
     )
@@ -132,7 +132,7 @@ def _baselines(layers: pd.DataFrame, band: list[int]) -> list[dict[str, Any]]:
     root = layers.checkpoint.iloc[0]
     shown = layers.method.isin(["mass-mean", "logistic"])
     rows = layers[(layers.checkpoint == root) & (layers.layer == middle) & shown]
-    return _records(rows.assign(middle=middle))
+    return sections.records(rows.assign(middle=middle))
 
 
 def _audit(path: Path) -> list[AuditSummary]:
@@ -147,10 +147,6 @@ def _audit(path: Path) -> list[AuditSummary]:
 
 def _sources(tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
     return [{"name": name, "rows": len(table), "columns": TABLES[name]} for name, table in tables.items()]
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
 
 def _number(value: float | int | None, digits: int = 2) -> str:

@@ -32,6 +32,11 @@ KINDS = {
 }
 
 
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows as the template reads them."""
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
 def verdict_steps(verdicts: pd.DataFrame) -> list[dict[str, Any]]:
     """By step: its cells in the order of the domains, each with the verdict's kind (for colour), head and tail."""
     steps = []
@@ -64,19 +69,19 @@ def failed_gates(gates: pd.DataFrame) -> list[dict[str, Any]]:
 def branch_lines(branches: pd.DataFrame) -> list[dict[str, Any]]:
     """Siblings and kinds of training against each other, pooled over domains."""
     rows = branches[(branches.domain == POOLED) & (branches.quantity != "F")]
-    return [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+    return records(rows)
 
 
 def lone_domains(branches: pd.DataFrame) -> list[dict[str, Any]]:
     """Domains that changed otherwise than the rest: interactions with an adjusted p of at most .05."""
     rows = branches[branches.quantity.str.endswith("interaction") & (branches.p_adjusted <= 0.05)]
-    return [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+    return records(rows)
 
 
 def dose_lines(doses: pd.DataFrame) -> list[dict[str, Any]]:
     """Pooled dose curves."""
     rows = doses[doses.domain == POOLED] if POOLED in set(doses.domain) else doses
-    return [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+    return records(rows)
 
 
 def certificate(tables: Path) -> dict[str, Any] | None:
@@ -89,7 +94,7 @@ def certificate(tables: Path) -> dict[str, Any] | None:
                 shares = confusion(table, str(world), int(n))
                 rows = [{"truth": truth, "shares": list(row)} for truth, row in shares.iterrows()]
                 matrices.append({"world": world, "n": n, "verdicts": list(shares.columns), "rows": rows})
-            needed = [{str(k): v for k, v in r.items()} for r in requirements(table).to_dict("records")]
+            needed = records(requirements(table))
             return {
                 "own": own,
                 "matrices": matrices,

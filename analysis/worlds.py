@@ -19,7 +19,6 @@ from probes.sites import POSITION, neutral_tau
 
 FOLDS = 5
 DOMAINS = 12
-LEVELS_OF_NOISE = 1.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

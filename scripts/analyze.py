@@ -29,6 +29,7 @@ def analyze(run: Run) -> None:
     gated: list[dict[str, Any]] = []
     changes: dict[str, Any] = {}
     held = controls(run)
+    probed = [read_table(run.tables, name) for name in ("layers", "transfer", "confounds")]
     for parent, child in lineage.edges:
         about = {"parent": parent.name, "child": child.name, **run.about(child)}
         with run.open_store(parent.name) as before, run.open_store(child.name) as after:
@@ -41,7 +42,7 @@ def analyze(run: Run) -> None:
                     first = gates.same_texts(before.header, after.header)
                     gated += [
                         {"parent": parent.name, "child": child.name} | row
-                        for row in _gate_rows(run, parent, first, found, held, len(before.sites) - 1)
+                        for row in _gate_rows(run, parent, first, found, held, probed, len(before.sites) - 1)
                     ]
                     domains = plan.slices()
     write_table(run.tables, "instrument", held)
@@ -118,12 +119,18 @@ def _contrasts(store: ActivationStore) -> list[str]:
 
 
 def _gate_rows(
-    run: Run, parent: Checkpoint, first: gates.Gate, found: EdgeFound, held: pd.DataFrame, n_layers: int
+    run: Run,
+    parent: Checkpoint,
+    first: gates.Gate,
+    found: EdgeFound,
+    held: pd.DataFrame,
+    probed: list[pd.DataFrame],
+    n_layers: int,
 ) -> list[dict[str, Any]]:
     """The gates of one step: its own numbers, the parent's tables, the instrument's controls."""
     settings = run.study.settings
     band = band_layers(n_layers, settings.layer_band)
-    layers, transfer, confounds = (read_table(run.tables, name) for name in ("layers", "transfer", "confounds"))
+    layers, transfer, confounds = probed
     own = gates.checkpoint_gates(layers, transfer, confounds, parent.name, band[len(band) // 2])
     rows = []
     for domain, part in found.edges.groupby("domain", sort=False):
