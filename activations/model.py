@@ -116,6 +116,7 @@ def open_checkpoint(study: Study, name: str, *, device: torch.device, neutral_id
                 )
             plain, change = merge_adapter(plain, checkpoint.adapter, probe, where)
             changes.append({"checkpoint": checkpoint.name, "largest_logit_change": change})
+    plain.requires_grad_(False)
     reference, expected = plain_reference(plain, probe.to(device))
     bridge = TransformerBridge.boot_transformers(
         resolved.place, hf_model=plain, tokenizer=tokenizer, dtype=dtype, device=str(device)
@@ -134,6 +135,7 @@ def open_checkpoint(study: Study, name: str, *, device: torch.device, neutral_id
     for checkpoint in chain[1:]:
         if checkpoint.edit is not None:
             apply_edit(bridge, checkpoint.edit, neutral_ids, probe, where)
+    bridge.original_model.requires_grad_(False)
     packing_deviation = packing_agreement(model)
     residual_limit, nats = HOOK_TOLERANCE[study.settings.dtype], LOGPROB_TOLERANCE[study.settings.dtype]
     for what, deviation, limit in (

@@ -49,6 +49,7 @@ class StudySettings(_Strict):
     alphas: list[float] = [-0.1, -0.05, -0.02, 0.02, 0.05, 0.1]
     steer_scenarios: int = Field(default=10, ge=1)
     steer_checkpoints: list[Name] = []
+    steer_controls: int = Field(default=999, ge=99)
     pmi: bool = True
     seed: int = Field(default=0, ge=0)
 

@@ -97,6 +97,7 @@ def retention_dots(edges: pd.DataFrame) -> Figure:
 
 def dose_response(steering: pd.DataFrame) -> Figure:
     """The margin's shift from dose 0 against the dose: a panel a domain, a line a checkpoint, intervals as bars."""
+    steering = steering[(steering.kind == "add") & (steering.control == "none")]
     domains, checkpoints = _order(steering.domain), _order(steering.checkpoint)
     with matplotlib.rc_context(STYLE):
         figure, axes = _grid(len(domains), 1.9)

@@ -236,19 +236,49 @@ TABLES: dict[str, dict[str, str]] = {
     "steering": _CHECKPOINT
     | _DOMAIN
     | {
-        "layer": "block after which the direction is added: the middle of the declared band",
-        "kind": "add: h + alpha·tau·u from the last prompt token on",
-        "control": "none: the compassion direction, fitted on scenarios that are not scored here",
+        "layer": "block after which the direction is added: the middle of the declared band; empty where every layer "
+        "is edited, or none",
+        "kind": "add: h + alpha·tau·u from the last prompt token on; ablate: at every site its own direction is taken "
+        "out; prompt: nothing edited, a system prompt asks for compassion",
+        "control": "none: the compassion direction, fitted on scenarios that are not scored here; matched-N: random, "
+        "with the covariance of the texts within a side; system prompt",
         "alpha": "dose in units of tau",
-        "n_scenarios": "held-out scenarios scored",
+        "n_scenarios": "held-out scenarios scored (control directions: at most four a domain)",
         "margin": "mean log-prob a token of the compassionate minus the curt answer, nats",
         "margin_low": "lower 95 % limit (t over scenarios)",
         "margin_high": "upper 95 % limit",
-        "shift": "mean over scenarios of the margin minus the same scenario's margin at dose 0",
+        "shift": "mean over scenarios of the margin minus the same scenario's margin unedited",
         "shift_low": "lower 95 % limit (t over scenarios, paired)",
         "shift_high": "upper 95 % limit",
+        "margin_pmi": "the margin after subtracting the same answers' under an empty prompt, steered alike; empty "
+        "without pmi",
+        "first_order": "the shift that the gradients at dose 0 foretell",
         "slope": "mean over scenarios of the margin's slope in alpha over |alpha| <= 0.05; empty without a dose there",
+        "slope_sd": "its standard deviation over scenarios",
         "anti_steerable": "share of scenarios whose slope is negative",
+        "monotone": "share of scenarios whose margin rises with every dose within |alpha| <= 0.05",
+        "kl": "mean KL of the next token from the unedited model's, neutral texts from their second token on, nats",
+        "perplexity": "of those texts",
+    },
+    "slopes": _CHECKPOINT
+    | _DOMAIN
+    | {
+        "layer": "block after whose output a direction is added; −1 is the embedding",
+        "control": "none: the compassion direction, fitted on scenarios that are not scored here; else a set of unit "
+        "directions: matched (random, covariance of the texts within a side), orthogonal (the same, outside the "
+        "direction), shuffled (mean differences with sides swapped at random), confound: NAME",
+        "n_directions": "directions in the set",
+        "n_scenarios": "held-out scenarios scored",
+        "slope": "first-order slope of the margin in the dose, nats a token per tau (sets: mean of |slope| over "
+        "directions)",
+        "slope_low": "lower 95 % limit, t over scenarios (sets: 2.5 % point over directions)",
+        "slope_high": "upper 95 % limit (sets: 97.5 % point)",
+        "slope_sd": "standard deviation of the slope over scenarios",
+        "anti_steerable": "share of scenarios whose slope is negative",
+        "effect_at_kl": "shift of the margin, to first order, at the dose that costs 0.01 nats of KL a neutral token",
+        "dose_at_kl": "that dose, in tau",
+        "beaten": "share of the set whose |slope| lies below the direction's slope: equal norm",
+        "beaten_at_kl": "the same by effect_at_kl: equal damage",
     },
     "receipts": _CHECKPOINT
     | {
@@ -269,7 +299,7 @@ TABLES: dict[str, dict[str, str]] = {
 ELSEWHERE = ("calibration",)  # made by a command of its own
 TEXT = (
     *("checkpoint", "parent", "child", "child_a", "child_b", "stage", "data_domain", "domain", "contrast"),
-    *("state", "passed", "says", "verdict", "evidence", "gates_failed", "reasons", "series", "unit", "control"),
+    *("kind", "state", "passed", "says", "verdict", "evidence", "gates_failed", "reasons", "series", "unit", "control"),
     *("world", "truth", "measure"),
 )
 

@@ -60,8 +60,8 @@ class Run:
         return self.folder / "directions" / f"{name}.safetensors"
 
     def steering(self, name: str) -> Path:
-        """A checkpoint's steered margins, scenario by scenario."""
-        return self.folder / "steering" / f"{name}.json"
+        """A checkpoint's steered margins and gradients, scenario by scenario."""
+        return self.folder / "steering" / name
 
     @property
     def tables(self) -> Path:

@@ -1,111 +1,272 @@
-"""steer: add the direction at the middle of the declared band and measure the margin on held-out scenarios."""
+"""steer: add the direction at the middle of the declared band, on held-out scenarios, beside its controls.
 
-import json
-from pathlib import Path
+Beside doses of the direction: random, shuffled, orthogonal and confound directions (to first order, and some at finite
+dose), the direction taken out of every layer, a system prompt instead, and the cost of each on neutral text.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from activations.artifact import content_hash, write_json
+from activations import model as models
+from activations.artifact import content_hash
+from activations.lineage import Checkpoint
 from activations.model import open_checkpoint
-from activations.openmodel import site_names
+from activations.openmodel import site_layer, site_names
+from activations.pairs import Text
+from activations.store import ActivationStore
+from activations.tokens import tokenize
 from analysis.edge import band_layers
 from analysis.tables import TABLES, write_table
+from probes.designs import NULLS
+from probes.direction import Direction
+from probes.effects import control_sets, slopes
 from probes.fit import held_out, load_direction
 from probes.inference import mean_interval
-from probes.sides import POOLED, Layout
-from probes.steering import dose_slopes, steered_logprobs
+from probes.sides import POOLED, Layout, layout, read_sides
+from probes.sites import POSITION, STEERING
+from probes.steering import dose_slopes, monotone
+from probes.trials import LINEAR_REACH, Answers, Trial
 from scripts.runfolder import CONTRAST, Run
 
-LINEAR_REACH = 0.05  # |α| up to which the dose-response is read as a line
+CHECKED, CHECKED_SCENARIOS = 10, 4  # control directions run at finite dose, on so many scenarios a domain
+NEUTRAL_TEXTS = 24
+MAY_BE_EMPTY = (
+    *("alpha", "margin_pmi", "first_order", "slope", "slope_sd", "anti_steerable", "monotone", "kl", "perplexity"),
+)
+SYSTEM_PROMPT = "You are a warm and compassionate assistant. Answer with care for whoever is affected."
 
 
 def steer(run: Run) -> None:
-    """Steer the study's `steer_checkpoints`, or all that are no controls; finished ones are left as they are."""
+    """Steer the study's `steer_checkpoints`, or all that are no controls; finished pieces are left as they are."""
+    steering: list[dict[str, Any]] = []
+    sloped: list[dict[str, Any]] = []
+    for checkpoint in steered(run):
+        with run.open_store(checkpoint.name) as store:
+            plan = run.layout(store)
+            scored = held_out(plan, run.study.settings.steer_scenarios, run.study.settings.seed)
+            band = band_layers(len(store.sites) - 1, run.study.settings.layer_band)
+            layer = band[len(band) // 2]
+            directions = [
+                load_direction(run.directions(checkpoint.name), CONTRAST, POOLED, STEERING, site)
+                for site in site_names(len(store.sites) - 1)
+            ]
+            checks = _controls(run, store, plan, scored, directions[layer + 1])["matched"][:CHECKED]
+            trial = _trial(run, checkpoint, store.identity, plan, scored, directions, layer, checks)
+            with run.progress(f"steer {checkpoint.name}", trial.cost) as advance:
+                trial = replace(trial, advance=advance)
+                for _ in trial.all():
+                    pass
+            about = {"checkpoint": checkpoint.name, **run.about(checkpoint)}
+            steering += [about | row for row in _finite(plan, scored, trial, layer)]
+            for number, direction in enumerate(directions):
+                controls = _controls(run, store, plan, scored, direction)
+                domains = np.asarray(plan.domains)[scored]
+                for domain in plan.slices():
+                    members = np.flatnonzero((domains == domain) | (domain == POOLED))
+                    found = slopes(
+                        trial.gradient[number], trial.fisher[number], direction.tau, direction.vector, controls, members
+                    )
+                    sloped += [about | {"domain": domain, "layer": number - 1} | _slope_row(s) for s in found]
+    for name, rows in (("steering", steering), ("slopes", sloped)):
+        write_table(run.tables, name, pd.DataFrame(rows, columns=None if rows else list(TABLES[name])))
+
+
+def steered(run: Run) -> list[Checkpoint]:
+    """The checkpoints that are steered: those named, or all that are no controls."""
+    named = run.study.settings.steer_checkpoints
+    # A control's truth is known in the representation; its behaviour is in behaviour.csv.
+    return [c for c in run.study.lineage.checkpoints if (c.name in named if named else c.stage != "control")]
+
+
+def _trial(
+    run: Run,
+    checkpoint: Checkpoint,
+    identity: str,
+    plan: Layout,
+    scored: np.ndarray,
+    directions: Sequence[Direction],
+    layer: int,
+    checks: np.ndarray,
+) -> Trial:
     settings = run.study.settings
-    alphas = sorted(settings.alphas)
-    rows: list[dict[str, Any]] = []
-    for checkpoint in run.study.lineage.checkpoints:
-        name = checkpoint.name
-        if name not in settings.steer_checkpoints if settings.steer_checkpoints else checkpoint.stage == "control":
-            continue  # a control's truth is known in the representation; its behaviour is in behaviour.csv
-        with run.open_store(name) as store:
-            plan, identity = run.layout(store), store.identity
-            band = band_layers(len(store.sites) - 1, settings.layer_band)
-        layer = band[len(band) // 2]
-        direction = load_direction(
-            run.directions(name),
-            CONTRAST,
-            POOLED,
-            "mass-mean/held-out",
-            site_names(layer + 1)[-1],
-        )
-        scored = held_out(plan, settings.steer_scenarios, settings.seed)
-        wanted = {plan.scenarios[i] for i in scored}
-        members = [
-            i
-            for i, t in enumerate(run.texts)
-            if t.kind == "response" and t.scenario_id in wanted and t.contrast == CONTRAST and t.design == "contrast"
-        ]
-        key = content_hash([identity, direction.hash, alphas, [run.texts[i].text_id for i in members]])
-        margins = _read(run.steering(name), key)
-        if margins is None:
-            tokens = [run.tokens[i] for i in members]
-            total = sum(len(t.ids) for t in tokens) * (1 + len(alphas))
-            neutral = [t.ids for x, t in zip(run.texts, run.tokens, strict=True) if x.kind == "neutral"]
-            with run.progress(f"steer {name}", total) as advance:
-                model = open_checkpoint(run.study, name, device=run.device, neutral_ids=neutral)
-                logprobs = steered_logprobs(model, tokens, direction, alphas, run.plan(checkpoint), advance)
-            margins = _margins(run, members, logprobs, [plan.scenarios[i] for i in scored])
-            write_json(run.steering(name), {"key": key, "alphas": [0.0, *alphas], "margins": margins.tolist()})
-        about = {"checkpoint": name, **run.about(checkpoint), "layer": layer, "kind": "add", "control": "none"}
-        rows += [about | row for row in _rows(plan, scored, [0.0, *alphas], margins)]
-    write_table(run.tables, "steering", pd.DataFrame(rows, columns=None if rows else list(TABLES["steering"])))
+    direction = directions[layer + 1]
+    scenarios = [plan.scenarios[i] for i in scored]
+    domains = [plan.domains[i] for i in scored]
+    few = [s for i, s in enumerate(scenarios) if domains[:i].count(domains[i]) < CHECKED_SCENARIOS]
+    neutral = [t for x, t in zip(run.texts, run.tokens, strict=True) if x.kind == "neutral"]
+    prompted = _prompted(run, scenarios)
+    trial = Trial(
+        open_model=lambda: open_checkpoint(
+            run.study, checkpoint.name, device=run.device, neutral_ids=[t.ids for t in neutral]
+        ),
+        folder=run.steering(checkpoint.name),
+        key="",
+        direction=direction,
+        by_site=directions,
+        checks=[replace(direction, vector=v, method="matched") for v in checks],
+        alphas=sorted(settings.alphas),
+        answers=_answers(run, "response", scenarios),
+        nulls=_answers(run, "null_prompt", scenarios) if settings.pmi else None,
+        prompted=prompted,
+        few=_answers(run, "response", few),
+        neutral=neutral[:NEUTRAL_TEXTS],
+        plan=run.plan(checkpoint),
+        seed=settings.seed,
+    )
+    determined = [identity, [u.hash for u in (*directions, *trial.checks)], trial.alphas, scenarios, few, settings.seed]
+    told = [t.ids.tolist() for t in prompted.tokens]
+    return replace(trial, key=content_hash([*determined, layer, told, settings.pmi, len(trial.neutral)]))
 
 
-def _rows(plan: Layout, scored: np.ndarray, doses: list[float], margins: np.ndarray) -> list[dict[str, Any]]:
-    slopes = dose_slopes(doses, margins, LINEAR_REACH)
+def _answers(run: Run, kind: str, scenarios: Sequence[str]) -> Answers:
+    members = _members(run, kind, scenarios)
+    return Answers(
+        tokens=[run.tokens[i] for i in members], weights=_weights([run.texts[i] for i in members], scenarios)
+    )
+
+
+def _members(run: Run, kind: str, scenarios: Sequence[str]) -> list[int]:
+    wanted = set(scenarios)
+    return [
+        i
+        for i, t in enumerate(run.texts)
+        if t.kind == kind and t.scenario_id in wanted and t.contrast == CONTRAST and t.design == "contrast"
+    ]
+
+
+def _weights(texts: Sequence[Text], scenarios: Sequence[str]) -> np.ndarray:
+    """[scenario, text]: +1 over wordings for positive answers, −1 over wordings for negative ones."""
+    number = {s: i for i, s in enumerate(scenarios)}
+    found = np.zeros((2, len(scenarios), len(texts)))
+    for column, text in enumerate(texts):
+        found[0 if text.side == "positive" else 1, number[text.scenario_id], column] = 1.0
+    found /= found.sum(axis=2, keepdims=True)
+    return found[0] - found[1]
+
+
+def _prompted(run: Run, scenarios: Sequence[str]) -> Answers:
+    """The same answers behind a system prompt that asks for compassion."""
+    template = run.template or models.study_template(run.study)
+    asked = {p.pair_id: template.prompt(p.prompt, SYSTEM_PROMPT) for p in run.pairs.pairs if p.role == "response"}
+    texts = []
+    for text in (run.texts[i] for i in _members(run, "response", scenarios)):
+        before, answer = asked[text.pair_id], text.text[text.read_from :]
+        texts.append(replace(text, text=before + answer, read_from=len(before), group=before))
+    root = run.study.lineage.root.name
+    tokens = tokenize(models.study_tokenizer(run.study, root), texts, 1 << 30, run.study.where)
+    return Answers(tokens=tokens, weights=_weights(texts, scenarios))
+
+
+def _controls(
+    run: Run, store: ActivationStore, plan: Layout, scored: np.ndarray, direction: Direction
+) -> dict[str, np.ndarray]:
+    """Control directions at the direction's site, from scenarios that are not scored and from other contrasts."""
+    rows = store.rows("response")
+    confounds = {}
+    for name in dict.fromkeys(rows[(rows.design == "contrast") & (rows.contrast != CONTRAST)].contrast):
+        if not name.startswith(NULLS):
+            other = layout(rows, name, str(store.path))
+            confounds[name] = read_sides(store, other, POSITION, direction.site).difference.mean(axis=0)
+    fitted = np.setdiff1d(np.arange(len(plan)), scored)
+    sides = read_sides(store, plan, POSITION, direction.site).rows(fitted)
+    settings = run.study.settings
+    seed = [settings.seed, 3, site_layer(direction.site) + 1]
+    return control_sets(sides, direction.vector, confounds, draws=settings.steer_controls, seed=seed)
+
+
+def _finite(plan: Layout, scored: np.ndarray, trial: Trial, layer: int) -> Iterator[dict[str, Any]]:
+    """Rows of steering.csv."""
     domains = np.asarray(plan.domains)[scored]
-    rows = []
+    doses = np.asarray([0.0, *trial.alphas])
+    first_order = trial.direction.tau * trial.gradient[layer + 1] @ trial.direction.vector
+    slope, rises = (f([0.0, *trial.alphas], trial.margins, LINEAR_REACH) for f in (dose_slopes, monotone))
+    few = np.asarray([(domains[:i] == domains[i]).sum() < CHECKED_SCENARIOS for i in range(len(domains))])
     for domain in plan.slices():
-        chosen = np.ones(len(scored), bool) if domain == POOLED else domains == domain
-        for dose, line in sorted(zip(doses, margins, strict=True), key=lambda item: item[0]):
-            found = mean_interval(line[chosen])
-            shift = mean_interval(line[chosen] - margins[doses.index(0.0)][chosen])
-            rows.append(
-                {
-                    "domain": domain,
-                    "alpha": dose,
-                    "n_scenarios": int(chosen.sum()),
-                    "margin": found.value,
-                    "margin_low": found.low,
-                    "margin_high": found.high,
-                    "shift": shift.value,
-                    "shift_low": shift.low,
-                    "shift_high": shift.high,
-                    "slope": float(slopes[chosen].mean()),
-                    "anti_steerable": float(np.where(np.isnan(slopes), np.nan, slopes < 0)[chosen].mean()),
+        inside = (domains == domain) | (domain == POOLED)
+        about = {"domain": domain, "layer": layer, "kind": "add", "control": "none", "n_scenarios": int(inside.sum())}
+        shape = {
+            "slope": float(slope[inside].mean()),
+            "slope_sd": float(slope[inside].std(ddof=1)) if inside.sum() > 1 else float("nan"),
+            "anti_steerable": float(np.where(np.isnan(slope), np.nan, slope < 0)[inside].mean()),
+            "monotone": float(rises[inside].mean()),
+        }
+        for line in np.argsort(doses):
+            null = trial.null_margins
+            yield (
+                about
+                | _measured(trial.margins[[0, line]][:, inside])
+                | shape
+                | {
+                    "alpha": doses[line],
+                    "margin_pmi": float((trial.margins - null)[line, inside].mean()) if null is not None else None,
+                    "first_order": float(doses[line] * first_order[inside].mean()),
+                    "kl": float(trial.damage["kl"][line - 1]) if line else 0.0,
+                    "perplexity": float(np.exp(trial.damage["loss"][line])),
                 }
             )
-    return rows
+        chosen = inside[few]
+        for number, control in enumerate(trial.checks):
+            expected = control.tau * trial.gradient[layer + 1][few] @ control.vector
+            for side, alpha in enumerate((-LINEAR_REACH, LINEAR_REACH)):
+                margins = trial.checked["margins"][[0, 1 + 2 * number + side]][:, chosen]
+                yield (
+                    about
+                    | _measured(margins)
+                    | {
+                        "control": f"matched-{number + 1}",
+                        "n_scenarios": int(chosen.sum()),
+                        "alpha": alpha,
+                        "first_order": float(alpha * expected[chosen].mean()),
+                        "kl": float(trial.checked["kl"][number]) if side else None,
+                    }
+                )
+        taken = trial.ablated
+        yield (
+            about
+            | _measured(taken["margins"][:, inside])
+            | {
+                "kind": "ablate",
+                "layer": None,
+                "kl": float(taken["kl"][0]),
+                "perplexity": float(np.exp(taken["loss"][1])),
+            }
+        )
+        told = np.stack([trial.margins[0], trial.told])[:, inside]
+        yield about | _measured(told) | {"kind": "prompt", "layer": None, "control": "system prompt"}
 
 
-def _margins(run: Run, members: list[int], logprobs: np.ndarray, scenarios: list[str]) -> np.ndarray:
-    """[dose, scenario]: mean over wordings of log-prob positive minus negative."""
-    table = pd.DataFrame(logprobs.T).assign(
-        scenario=[run.texts[i].scenario_id for i in members], side=[run.texts[i].side for i in members]
-    )
-    means = table.groupby(["side", "scenario"]).mean()
-    return (means.loc["positive"].loc[scenarios] - means.loc["negative"].loc[scenarios]).to_numpy().T
+def _measured(margins: np.ndarray) -> dict[str, Any]:
+    """Margin after and shift from before, with limits over scenarios; the columns a row may fill are there, empty."""
+    after, shift = mean_interval(margins[1]), mean_interval(margins[1] - margins[0])
+    return dict.fromkeys(MAY_BE_EMPTY) | {
+        "margin": after.value,
+        "margin_low": after.low,
+        "margin_high": after.high,
+        "shift": shift.value,
+        "shift_low": shift.low,
+        "shift_high": shift.high,
+    }
 
 
-def _read(path: Path, key: str) -> np.ndarray | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return np.asarray(found["margins"]) if found["key"] == key else None
-    except (OSError, ValueError, KeyError):
-        return None
+def _slope_row(found: Any) -> dict[str, Any]:
+    return {
+        "control": found.control,
+        "n_directions": found.n_directions,
+        "n_scenarios": found.n_scenarios,
+        "slope": found.slope,
+        "slope_low": found.low,
+        "slope_high": found.high,
+        "slope_sd": found.sd,
+        "anti_steerable": found.anti_steerable,
+        "effect_at_kl": found.effect_at_kl,
+        "dose_at_kl": found.dose_at_kl,
+        "beaten": found.beaten,
+        "beaten_at_kl": found.beaten_at_kl,
+    }
 
 
 if __name__ == "__main__":
