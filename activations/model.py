@@ -134,6 +134,7 @@ def open_checkpoint(study: Study, name: str, *, device: torch.device, neutral_id
     for checkpoint in chain[1:]:
         if checkpoint.edit is not None:
             apply_edit(bridge, checkpoint.edit, neutral_ids, probe, where)
+    bridge.original_model.requires_grad_(False)
     packing_deviation = packing_agreement(model)
     residual_limit, nats = HOOK_TOLERANCE[study.settings.dtype], LOGPROB_TOLERANCE[study.settings.dtype]
     for what, deviation, limit in (

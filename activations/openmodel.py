@@ -31,7 +31,10 @@ def site_layer(site: str) -> int:
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class OpenModel:
-    """A loaded checkpoint. `receipt` says what was loaded and what was verified while loading."""
+    """A loaded checkpoint. `receipt` says what was loaded and what was verified while loading.
+
+    Its weights ask for no gradient, so that passes build no graph, unless a hook puts in a residual that asks for one.
+    """
 
     name: str
     bridge: Any
@@ -47,6 +50,32 @@ class OpenModel:
         """Width of the residual stream."""
         return int(self.bridge.cfg.d_model)
 
+    def extend(
+        self,
+        ids: Int[np.ndarray, "row new"],
+        position_ids: Int[np.ndarray, "row new"],
+        seen: Int[np.ndarray, "row token"],
+        cache: Any,
+    ) -> tuple[Float[torch.Tensor, "row vocabulary"], Any]:
+        """Run further tokens of texts whose beginnings are cached: for writing a text, one token after the other.
+
+        Args:
+            ids, position_ids: the new tokens; rows of unequal length are padded on the left.
+            seen: 1 for tokens, 0 for padding, the cached ones included.
+            cache: what the last call returned, or None to begin.
+
+        Returns:
+            Logits (float32) of what follows each row's last token, and transformers' cache of keys and values.
+        """
+        output = self.bridge.original_model.base_model(
+            input_ids=torch.as_tensor(ids, device=self.device),
+            position_ids=torch.as_tensor(position_ids, device=self.device),
+            attention_mask=torch.as_tensor(seen, device=self.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return self.logits(output.last_hidden_state[:, -1]), output.past_key_values
+
     @contextmanager
     def hooked(self, hooks: dict[str, Hook]) -> Iterator[None]:
         """Attach one function per site; always removed again. A function that returns a tensor replaces the value."""
@@ -60,7 +89,6 @@ class OpenModel:
         with self.bridge.hooks(fwd_hooks=[(site, adapted(site, f)) for site, f in hooks.items()]):
             yield
 
-    @torch.no_grad()
     def body(
         self,
         ids: Int[np.ndarray, "row token"],
@@ -74,7 +102,6 @@ class OpenModel:
             attention_mask=mask,
         )
 
-    @torch.no_grad()
     def body_after(
         self,
         layer: int,
@@ -110,7 +137,10 @@ class OpenModel:
             setattr(parent, attribute, blocks)
             handle.remove()
 
-    @torch.no_grad()
+    def logits(self, final: Float[torch.Tensor, "token d_model"]) -> Float[torch.Tensor, "token vocabulary"]:
+        """Logits (float32) from final-normed residuals; for log-probs of given tokens `log_probs` takes less memory."""
+        return self._capped(self.bridge.original_model.get_output_embeddings()(final))
+
     def log_probs(
         self, final: Float[torch.Tensor, "token d_model"], targets: Int[np.ndarray, "token"]
     ) -> Float[torch.Tensor, "token"]:
@@ -123,7 +153,7 @@ class OpenModel:
         wanted = torch.as_tensor(targets).to(self.device, non_blocking=True)
         if not isinstance(linear, torch.nn.Linear):  # a quantised head: only it knows its weights
             chunks = zip(torch.split(final, 256), torch.split(wanted, 256), strict=True)
-            return torch.cat([self._picked(self._logits(head(f)), w) for f, w in chunks])
+            return torch.cat([self._picked(self._capped(head(f)), w) for f, w in chunks])
         cap = LOGIT_BLOCK_GPU if self.device.type == "cuda" else LOGIT_BLOCK
         width = max(cap // max(len(final), 1), 1024)
         total = torch.full(wanted.shape, -torch.inf, device=self.device)
@@ -131,7 +161,7 @@ class OpenModel:
         for start in range(0, linear.weight.shape[0], width):
             block = slice(start, start + width)
             bias = linear.bias[block] if linear.bias is not None else None
-            logits = self._logits(torch.nn.functional.linear(final, linear.weight[block], bias))
+            logits = self._capped(torch.nn.functional.linear(final, linear.weight[block], bias))
             inside = (wanted >= start) & (wanted < start + logits.shape[1])
             at = (wanted - start).clamp(0, logits.shape[1] - 1)
             picked = torch.where(inside, logits.gather(-1, at[:, None])[:, 0], picked)
@@ -147,7 +177,7 @@ class OpenModel:
             ~seen, torch.finfo(self.dtype).min
         )
 
-    def _logits(self, logits: torch.Tensor) -> torch.Tensor:
+    def _capped(self, logits: torch.Tensor) -> torch.Tensor:
         cap = getattr(self.bridge.original_model.config, "final_logit_softcapping", None)
         found = logits.float()
         return cap * torch.tanh(found / cap) if cap else found
