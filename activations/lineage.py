@@ -1,10 +1,10 @@
 """A lineage of checkpoints: each is whole weights, or its parent plus one thing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from activations.errors import InputError
 
@@ -57,6 +57,24 @@ class Checkpoint:
     edit: Edit | None = None
     data_domain: str = ""
     seed: int | None = None
+
+    def table(self) -> dict[str, Any]:
+        """The [[checkpoint]] table of a study file that says this, every path absolute; `build_study` reads it."""
+        said: dict[str, Any] = {"name": self.name, "stage": self.stage, "data_domain": self.data_domain}
+        said |= {key: value for key, value in (("parent", self.parent), ("seed", self.seed)) if value is not None}
+        if self.source is not None:
+            said["source"] = {k: v for k, v in asdict(self.source).items() if v} | _absolute(path=self.source.path)
+        if self.adapter is not None:
+            said |= _absolute(adapter=self.adapter.path) | {"scale": self.adapter.scale}
+        if self.edit is not None:
+            amounts: dict[str, dict[str, Any]] = {
+                "identity": {"identity": True},
+                "round": {"round": self.edit.to},
+                "attenuate": {"attenuate": self.edit.amount} | _absolute(direction=self.edit.direction),
+                "rotate": {"rotate": self.edit.amount},
+            }
+            said["edit"] = amounts[self.edit.kind]
+        return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +163,7 @@ class Lineage:
 
     def _error(self, checkpoint: Checkpoint, key: str, problem: str, mend: str) -> InputError:
         return InputError(problem, where=f"{self.where}, checkpoint {checkpoint.name!r}, {key}", mend=mend)
+
+
+def _absolute(**paths: Path | None) -> dict[str, str]:
+    return {key: str(path.resolve()) for key, path in paths.items() if path is not None}

@@ -26,6 +26,7 @@ from activations.pairs import PlainTemplate, Template
 from activations.sources import (
     ResolvedSource,
     checkpoint_identity,
+    config_type,
     load_tokenizer,
     load_weights,
     merge_adapter,
@@ -78,6 +79,11 @@ def study_tokenizer(study: Study, name: str) -> Any:
 def weights_identity(study: Study, name: str) -> str:
     """Content hash of all that determines a checkpoint's weights, without loading them."""
     return checkpoint_identity(study.lineage, name, _resolve(study.lineage, name))
+
+
+def model_type(study: Study, name: str) -> str:
+    """The architecture of a checkpoint as its transformers config names it ("llama", "gpt2")."""
+    return config_type(_resolve(study.lineage, name), f"{study.where}, checkpoint {name!r}")
 
 
 def default_device() -> torch.device:

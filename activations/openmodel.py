@@ -50,6 +50,32 @@ class OpenModel:
         """Width of the residual stream."""
         return int(self.bridge.cfg.d_model)
 
+    def extend(
+        self,
+        ids: Int[np.ndarray, "row new"],
+        position_ids: Int[np.ndarray, "row new"],
+        seen: Int[np.ndarray, "row token"],
+        cache: Any,
+    ) -> tuple[Float[torch.Tensor, "row vocabulary"], Any]:
+        """Run further tokens of texts whose beginnings are cached: for writing a text, one token after the other.
+
+        Args:
+            ids, position_ids: the new tokens; rows of unequal length are padded on the left.
+            seen: 1 for tokens, 0 for padding, the cached ones included.
+            cache: what the last call returned, or None to begin.
+
+        Returns:
+            Logits (float32) of what follows each row's last token, and transformers' cache of keys and values.
+        """
+        output = self.bridge.original_model.base_model(
+            input_ids=torch.as_tensor(ids, device=self.device),
+            position_ids=torch.as_tensor(position_ids, device=self.device),
+            attention_mask=torch.as_tensor(seen, device=self.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return self.logits(output.last_hidden_state[:, -1]), output.past_key_values
+
     @contextmanager
     def hooked(self, hooks: dict[str, Hook]) -> Iterator[None]:
         """Attach one function per site; always removed again. A function that returns a tensor replaces the value."""

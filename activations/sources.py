@@ -96,6 +96,18 @@ def checkpoint_identity(lineage: Lineage, name: str, resolved: ResolvedSource) -
     return content_hash(steps)
 
 
+def config_type(resolved: ResolvedSource, where: str) -> str:
+    """`model_type` of a source's config."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            resolved.place, revision=resolved.revision, subfolder=resolved.subfolder, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise InputError(f"its config cannot be read: {reason}", where=where, mend="check the files") from error
+    return str(config.model_type)
+
+
 def load_tokenizer(resolved: ResolvedSource, where: str) -> Any:
     """The source's fast tokenizer (character offsets are needed to find where an answer starts)."""
     try:

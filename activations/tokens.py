@@ -64,3 +64,22 @@ def first_difference(texts: Sequence[Text], ours: Sequence[TokenText], theirs: S
         if not np.array_equal(a.ids, b.ids):
             return f"{text.text_id!r} ({len(a.ids)} against {len(b.ids)} tokens)"
     return ""
+
+
+def token_pieces(tokenizer: Any, text: Text) -> list[str]:
+    """The stretch of a text that each of its tokens stands for; joined they are the text, but for added BOS and EOS.
+
+    A token that adds no character of its own (a further byte of one that is there already) has an empty piece; a
+    special token that the tokenizer adds, which stands nowhere in the text, has its name.
+    """
+    encoded = tokenizer(text.text, return_offsets_mapping=True, add_special_tokens=text.special_tokens)
+    pieces, done = [], 0
+    for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        if start == end:
+            pieces.append(str(tokenizer.convert_ids_to_tokens(token)))
+            continue
+        pieces.append(text.text[done : max(end, done)])
+        done = max(end, done)
+    if pieces and done < len(text.text):  # white space at the end that a tokenizer leaves to no token
+        pieces[-1] += text.text[done:]
+    return pieces

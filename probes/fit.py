@@ -134,7 +134,11 @@ def load_direction(path: Path, contrast: str, domain: str, method: str, site: st
         with safe_open(path, framework="numpy") as handle:
             about = json.loads((handle.metadata() or {})["about"])
             if key not in about:
-                raise InputError(f"holds no direction {key!r}", where=str(path), mend="run `compassion train-probes`")
+                held = sorted(
+                    {d["domain"] for d in about.values() if (d["contrast"], d["method"]) == (contrast, method)}
+                )
+                mend = "run `compassion train-probes`" if domain in held else f"domains: {', '.join(held)}"
+                raise InputError(f"holds no direction {key!r}", where=str(path), mend=mend)
             return Direction(vector=handle.get_tensor(key), **about[key])
     except (OSError, SafetensorError, KeyError) as error:
         raise InputError(

@@ -1,39 +1,33 @@
-"""export: one direction of a run as a safetensors file of its own, for `edit`, other tools, or a forward hook."""
+"""export: one direction of a run as a file of its own, for `edit`, other tools, a forward hook, or llama.cpp."""
 
 from pathlib import Path
 
 from rich.console import Console
 
-from activations.errors import InputError
-from activations.store import ActivationStore
-from analysis.edge import band_layers
-from analysis.report import read_lock
-from probes.fit import load_direction
-from probes.sides import POOLED
-
-CONTRAST = "compassion"
+from activations.model import model_type
+from probes.gguf_export import save_gguf
+from scripts.reopen import pick, reopened
 
 
-def export(folder: Path, checkpoint: str, layer: int | None, domain: str, out: Path, console: Console) -> None:
-    """Write the mass-mean direction of a checkpoint, layer and domain.
+def export(
+    folder: Path,
+    checkpoint: str,
+    layer: int | None,
+    domain: str,
+    out: Path,
+    study: Path | None,
+    console: Console,
+) -> None:
+    """Write the mass-mean direction of a checkpoint, layer and domain: as safetensors, or where OUT ends in .gguf as
+    llama.cpp's control vector.
 
     Raises:
-        InputError: no run, checkpoint, layer or domain of that name.
+        InputError: no run, checkpoint, layer or domain of that name, or a layer that llama.cpp cannot steer.
     """
-    lock = read_lock(folder)
-    known = list(lock["checkpoints"])
-    name = checkpoint or next(n for n in known if lock["checkpoints"][n]["parent"] is None)
-    if name not in known:
-        raise InputError(f"no checkpoint {name!r}", where=str(folder), mend=f"checkpoints: {', '.join(known)}")
-    with ActivationStore(folder / "activations" / f"{name}.h5") as store:
-        sites = store.sites
-    if layer is None:
-        band = band_layers(len(sites) - 1, tuple(lock["study"]["layer_band"]))
-        layer = band[len(band) // 2]
-    if not -1 <= layer < len(sites) - 1:
-        raise InputError(f"no layer {layer}", where=str(folder), mend=f"layers: -1 (embedding) to {len(sites) - 2}")
-    direction = load_direction(
-        folder / "directions" / f"{name}.safetensors", CONTRAST, domain or POOLED, "mass-mean", sites[layer + 1]
-    )
-    direction.save(out)
-    console.print(f"{out}: {direction.method} at {direction.site}, size {direction.size:.3g}, τ {direction.tau:.3g}")
+    name, direction = pick(folder, checkpoint, layer, domain)
+    if out.suffix == ".gguf":
+        save_gguf(direction, out, model_type(reopened(folder, study, name).study, name))
+    else:
+        direction.save(out)
+    said = f"{out}: {direction.method} at {direction.site}, size {direction.size:.3g}, τ {direction.tau:.3g}"
+    console.print(said, markup=False, highlight=False, soft_wrap=True)

@@ -137,7 +137,7 @@ class Run:
             raise InputError("is no row plan", where=where, mend="delete the lock file and run again") from error
 
     def write_lock(self, plan: RowPlan, rates: dict[str, float]) -> None:
-        """study.lock.json: the resolved study, its hashes, the row plan and packing, versions.
+        """study.lock.json: the study and where its files lie, its hashes, the row plan and packing, versions.
 
         Args:
             plan: the row plan; kept as it is from the first capture of a run on.
@@ -150,6 +150,8 @@ class Run:
                 c.name: {"parent": c.parent, "stage": c.stage, "weights": models.weights_identity(self.study, c.name)}
                 for c in self.study.lineage.checkpoints
             },
+            "lineage": [c.table() for c in self.study.lineage.checkpoints],
+            "folder": str(self.study.folder.resolve()),
             "pairs_hash": self.pairs.hash,
             "row_plan": {"row_budget": plan.row_budget, "rows_per_batch": plan.rows_per_batch},
             "row_plan_rates": rates or before.get("row_plan_rates", {}),
