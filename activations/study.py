@@ -50,6 +50,8 @@ class StudySettings(_Strict):
     steer_scenarios: int = Field(default=10, ge=1)
     steer_checkpoints: list[Name] = []
     steer_controls: int = Field(default=999, ge=99)
+    sample_prompts: int = Field(default=5, ge=0)
+    sample_tokens: int = Field(default=48, ge=1)
     pmi: bool = True
     seed: int = Field(default=0, ge=0)
 

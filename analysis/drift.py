@@ -248,7 +248,7 @@ def _edge_rows(
     def add(quantity: str, interval: Interval, within: Region | None, *, size: bool = False) -> Limits:
         found = limits(interval, family)
         said = state(found, within, size=size) if within is not None else ""
-        rows.append(_edge_row(quantity, found, said))
+        rows.append(edge_row(quantity, found, said))
         return found
 
     add("R_tau", retention(tau), region["ratio"], size=True)
@@ -264,12 +264,12 @@ def _edge_rows(
     for name, change in margins.items():
         add(name, _around(change, null=0.0), region["margin"] if name != "B_nats" else None)
     signal = mean([f.aa for f in tau])
-    rows.append(_edge_row("signal", limits(lambda level: jackknife_interval(signal, level=level), family), ""))
+    rows.append(edge_row("signal", limits(lambda level: jackknife_interval(signal, level=level), family), ""))
     ratio = view.perplexities[1] / view.perplexities[0]
     said = UP if ratio > PERPLEXITY_LIMIT else DOWN if ratio < 1 / PERPLEXITY_LIMIT else FLAT
-    rows.append(_edge_row("perplexity", _point(ratio), said))
-    rows.append(_edge_row("R_mde", _point(detectable_loss(tau, [m.along for m in band.more], family)), ""))
-    rows.append(_edge_row("B_mde", _point(_detectable_margin(view, members, family)), ""))
+    rows.append(edge_row("perplexity", _point(ratio), said))
+    rows.append(edge_row("R_mde", _point(detectable_loss(tau, [m.along for m in band.more], family)), ""))
+    rows.append(edge_row("B_mde", _point(_detectable_margin(view, members, family)), ""))
     return rows
 
 
@@ -286,7 +286,7 @@ def _position(band: _Band, region: Region, family: int, rows: list[dict[str, Any
     beyond = percentile < 0.025 or percentile > 0.975
     if said in (DOWN, UP) and not (beyond and not region.low <= found.value <= region.high):
         said = UNCLEAR
-    rows.append(_edge_row("P", found, said) | {"null_percentile": percentile})
+    rows.append(edge_row("P", found, said) | {"null_percentile": percentile})
 
 
 def _changes(view: EdgeView, band: _Band, members: np.ndarray) -> dict[str, Product]:
@@ -299,7 +299,8 @@ def _changes(view: EdgeView, band: _Band, members: np.ndarray) -> dict[str, Prod
     }
 
 
-def _edge_row(quantity: str, found: Limits, said: str) -> dict[str, Any]:
+def edge_row(quantity: str, found: Limits, said: str) -> dict[str, Any]:
+    """A row of edges.csv without the columns of the step, domain and contrast."""
     row = {"quantity": quantity, "null_percentile": float("nan"), "state": said}
     names = ("value", "low", "high", "low_90", "high_90", "low_adjusted", "high_adjusted")
     return row | {name: getattr(found, name) for name in names}

@@ -166,12 +166,16 @@ def _sign(state: str) -> int:
 
 
 def _mediated(mediation: pd.DataFrame, parent: str, child: str, domain: str) -> bool:
-    """Whether the direction's patch recovers more than every one of at least 99 control directions."""
+    """Whether the direction's patch gives back more than that of every one of at least 99 control directions.
+
+    Compared at the KL that its own patch costs; and its share, run in full, is above 0 for certain.
+    """
     rows = mediation[(mediation.parent == parent) & (mediation.child == child) & (mediation.domain == domain)]
+    rows = rows[rows.patched == "into child"]
     own, controls = rows[rows.control == "none"], rows[rows.control != "none"]
     if own.empty or len(controls) < ENOUGH_CONTROLS:
         return False
-    return bool(own.low.iloc[0] > 0 and own.recovered.iloc[0] > controls.recovered.max())
+    return bool(own.low.iloc[0] > 0 and own.at_kl.iloc[0] > controls.at_kl.max())
 
 
 def _reasons(verdict: str, by: pd.DataFrame, gates: pd.DataFrame, states: Mapping[str, str]) -> str:

@@ -43,18 +43,15 @@ def margin_gradients(
         Nats a token per unit of residual: the slope of the margin along a unit vector v is its product with v.
     """
     share = torch.as_tensor(weights.sum(axis=0), dtype=torch.float32, device=model.device)
-    owner = np.abs(weights).argmax(axis=0)
-    # Scenarios that ask the same must not share tokens: each has a gradient of its own.
-    texts = apart([replace(t, group=f"{s}/{t.group}") for s, t in zip(owner, tokens, strict=True)])
+    texts = apart(owned(tokens, weights))
     found = np.zeros((len(sites), len(weights), model.d_model), dtype=np.float32)
     for batch in batches(model, texts, plan):
-        with _leaves(model, sites) as kept:
+        with leaves(model, sites) as kept:
             final = batch.run(model)
-            means = _means(batch, batch.logprobs(model, final))
+            means = mean_logprobs(batch, batch.logprobs(model, final))
         (means * share[batch.texts]).sum().backward()  # type: ignore[no-untyped-call]
-        rows = [int(g.partition("/")[0]) for g in batch.groups]
         for number, leaf in enumerate(kept):
-            np.add.at(found[number], rows, batch.by_group(_gradient(leaf)).cpu().numpy())
+            np.add.at(found[number], scenarios_of(batch), batch.by_group(gradient_of(leaf)).cpu().numpy())
         advance(sum(len(tokens[i].ids) for i in batch.texts))
     return found
 
@@ -89,22 +86,38 @@ def fisher_samples(
     total = sum(len(t.ids) - t.read_from for t in texts)
     found: list[np.ndarray] = []
     for batch in batches(model, texts, plan):
-        with _leaves(model, sites) as kept:
+        with leaves(model, sites) as kept:
             logs = model.logits(batch.predicting(batch.run(model))).log_softmax(dim=-1)
         for repeat in range(repeats):
-            drawn = torch.multinomial(logs.detach().exp().cpu(), 1, generator=generator)
-            signs = torch.randint(0, 2, (len(drawn),), generator=generator) * 2.0 - 1.0
-            picked = logs.gather(-1, drawn.to(logs.device))[:, 0]
-            (picked * signs.to(picked)).sum().backward(retain_graph=repeat + 1 < repeats)  # type: ignore[no-untyped-call]
-            found.append(np.stack([batch.by_group(_gradient(leaf)).cpu().numpy() for leaf in kept]))
+            sampled_score(logs, generator).backward(retain_graph=repeat + 1 < repeats)  # type: ignore[no-untyped-call]
+            found.append(np.stack([batch.by_group(gradient_of(leaf)).cpu().numpy() for leaf in kept]))
             for leaf in kept:
                 leaf.grad = None
             advance(sum(len(texts[i].ids) for i in batch.texts))
     return np.concatenate(found, axis=1) / np.sqrt(np.float32(total * repeats))
 
 
+def owned(tokens: Sequence[TokenText], weights: Float[np.ndarray, "scenario text"]) -> list[TokenText]:
+    """The texts in groups of one scenario each: those that ask the same must not share tokens, nor a gradient."""
+    owner = np.abs(weights).argmax(axis=0)
+    return [replace(t, group=f"{s}/{t.group}") for s, t in zip(owner, tokens, strict=True)]
+
+
+def scenarios_of(batch: Batch) -> list[int]:
+    """The scenario of every group of a batch of `owned` texts."""
+    return [int(group.partition("/")[0]) for group in batch.groups]
+
+
+def sampled_score(logs: Float[torch.Tensor, "read vocabulary"], generator: torch.Generator) -> torch.Tensor:
+    """Σ_t ε_t log p(y_t), y_t drawn from the model and ε_t = ±1: its gradient's square is, on average, the Fisher's."""
+    drawn = torch.multinomial(logs.detach().exp().cpu(), 1, generator=generator)
+    signs = torch.randint(0, 2, (len(drawn),), generator=generator) * 2.0 - 1.0
+    picked = logs.gather(-1, drawn.to(logs.device))[:, 0]
+    return (picked * signs.to(picked)).sum()
+
+
 @contextmanager
-def _leaves(model: OpenModel, sites: Sequence[str]) -> Iterator[list[torch.Tensor]]:
+def leaves(model: OpenModel, sites: Sequence[str]) -> Iterator[list[torch.Tensor]]:
     """Keeps the residual at each site, ready for a gradient; the first starts the graph."""
     kept: list[torch.Tensor] = []
 
@@ -122,11 +135,13 @@ def _leaves(model: OpenModel, sites: Sequence[str]) -> Iterator[list[torch.Tenso
         yield kept
 
 
-def _gradient(leaf: torch.Tensor) -> torch.Tensor:
+def gradient_of(leaf: torch.Tensor) -> torch.Tensor:
+    """What a backward pass left at a residual that `leaves` kept."""
     return leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
 
 
-def _means(batch: Batch, logprobs: Float[torch.Tensor, "read"]) -> Float[torch.Tensor, "text"]:
+def mean_logprobs(batch: Batch, logprobs: Float[torch.Tensor, "read"]) -> Float[torch.Tensor, "text"]:
+    """Mean over each text's read tokens, differentiable."""
     counts = torch.as_tensor(batch.counts, device=logprobs.device)
     owner = torch.repeat_interleave(torch.arange(len(counts), device=logprobs.device), counts)
     return torch.zeros(len(counts), device=logprobs.device).index_add_(0, owner, logprobs) / counts

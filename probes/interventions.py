@@ -150,4 +150,4 @@ def _set_projection(
 
 
 def _vector(direction: Direction, residual: Residual) -> Float[torch.Tensor, "d_model"]:
-    return torch.as_tensor(direction.vector, dtype=torch.float32, device=residual.device)
+    return torch.tensor(direction.vector, dtype=torch.float32, device=residual.device)

@@ -195,13 +195,17 @@ class Trial:
         self.advance(2 * tokens)
 
     def _piece(self, name: str, make: Callable[[], Arrays]) -> Arrays:
-        path = self.folder / f"{name}.safetensors"
-        found = _read(path, self.key)
-        if found is None:
-            found = {k: np.ascontiguousarray(v) for k, v in make().items()}
-            with writing(path) as temporary:
-                save_file(found, temporary, metadata={"kind": "steering", "key": self.key})
-        return found
+        return kept(self.folder / f"{name}.safetensors", self.key, make)
+
+
+def kept(path: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
+    """Arrays from a file if it holds them under this key; else made, and written whole or not at all."""
+    found = _read(path, key)
+    if found is None:
+        found = {k: np.ascontiguousarray(v) for k, v in make().items()}
+        with writing(path) as temporary:
+            save_file(found, temporary, metadata={"kind": "steering", "key": key})
+    return found
 
 
 def _read(path: Path, key: str) -> Arrays | None:

@@ -12,6 +12,7 @@ from analysis import gates
 from analysis.branches import branch_rows, dose_rows
 from analysis.drift import EdgeFound, measure_edge
 from analysis.edge import band_layers, neutral_perplexity, read_edge
+from analysis.generated import generated_rows
 from analysis.tables import TABLES, read_table, write_table
 from analysis.verdict import judge
 from probes.fit import N_FOLDS
@@ -30,13 +31,20 @@ def analyze(run: Run) -> None:
     changes: dict[str, Any] = {}
     held = controls(run)
     probed = [read_table(run.tables, name) for name in ("layers", "transfer", "confounds")]
+    generations = read_table(run.tables, "generations")
     for parent, child in lineage.edges:
         about = {"parent": parent.name, "child": child.name, **run.about(child)}
         with run.open_store(parent.name) as before, run.open_store(child.name) as after:
             for contrast in _contrasts(before):
                 found, plan = _measure(run, parent, child, before, after, contrast)
                 drift.append(found.drift.assign(**about, contrast=contrast))
-                edges.append(found.edges.assign(**about, contrast=contrast))
+                rows = found.edges
+                if contrast == CONTRAST:
+                    said = generated_rows(
+                        generations, parent.name, child.name, plan.slices(), run.study.settings.smallest_effect
+                    )
+                    rows = pd.concat([rows, pd.DataFrame(said)]) if len(generations) else rows
+                edges.append(rows.assign(**about, contrast=contrast))
                 if contrast == CONTRAST:
                     changes[child.name] = found.changes
                     first = gates.same_texts(before.header, after.header)

@@ -93,7 +93,7 @@ def _stage(verb: Callable[[Any], None], study: Study, out: Path | None, quiet: b
 
 @app.command()
 def run(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Device = None) -> None:
-    """The whole job: capture, train-probes, steer, analyze, report. Resumes where it was interrupted."""
+    """The whole job: capture, train-probes, steer, sample, analyze, mediate, report. Resumes where it was stopped."""
     read = read_study(study)
     from scripts.run import run_all
 
@@ -126,9 +126,27 @@ def train_probes(
 
 @app.command()
 def steer(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Device = None) -> None:
-    """Add the direction at several doses and measure the margin on held-out scenarios."""
+    """Add the direction at several doses, beside controls, and measure margin and damage on held-out scenarios."""
     read = read_study(study)
     from scripts.steer import steer as verb
+
+    _stage(verb, read, out, quiet, device)
+
+
+@app.command()
+def sample(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Device = None) -> None:
+    """Sample every checkpoint's own answers and read them with the root's probe."""
+    read = read_study(study)
+    from scripts.sample import sample as verb
+
+    _stage(verb, read, out, quiet, device)
+
+
+@app.command()
+def mediate(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Device = None) -> None:
+    """Where a step lost behaviour, put the parent's component along the direction back and see what returns."""
+    read = read_study(study)
+    from scripts.mediate import mediate as verb
 
     _stage(verb, read, out, quiet, device)
 

@@ -63,6 +63,10 @@ class Run:
         """A checkpoint's steered margins and gradients, scenario by scenario."""
         return self.folder / "steering" / name
 
+    def generations(self, name: str) -> Path:
+        """A checkpoint's sampled answers."""
+        return self.folder / "generations" / f"{name}.json"
+
     @property
     def tables(self) -> Path:
         """The folder of tables."""

@@ -54,7 +54,7 @@ def steer(run: Run) -> None:
                 load_direction(run.directions(checkpoint.name), CONTRAST, POOLED, STEERING, site)
                 for site in site_names(len(store.sites) - 1)
             ]
-            checks = _controls(run, store, plan, scored, directions[layer + 1])["matched"][:CHECKED]
+            checks = controls_of(run, store, plan, scored, directions[layer + 1])["matched"][:CHECKED]
             trial = _trial(run, checkpoint, store.identity, plan, scored, directions, layer, checks)
             with run.progress(f"steer {checkpoint.name}", trial.cost) as advance:
                 trial = replace(trial, advance=advance)
@@ -63,7 +63,7 @@ def steer(run: Run) -> None:
             about = {"checkpoint": checkpoint.name, **run.about(checkpoint)}
             steering += [about | row for row in _finite(plan, scored, trial, layer)]
             for number, direction in enumerate(directions):
-                controls = _controls(run, store, plan, scored, direction)
+                controls = controls_of(run, store, plan, scored, direction)
                 domains = np.asarray(plan.domains)[scored]
                 for domain in plan.slices():
                     members = np.flatnonzero((domains == domain) | (domain == POOLED))
@@ -109,10 +109,10 @@ def _trial(
         by_site=directions,
         checks=[replace(direction, vector=v, method="matched") for v in checks],
         alphas=sorted(settings.alphas),
-        answers=_answers(run, "response", scenarios),
-        nulls=_answers(run, "null_prompt", scenarios) if settings.pmi else None,
+        answers=answers_of(run, "response", scenarios),
+        nulls=answers_of(run, "null_prompt", scenarios) if settings.pmi else None,
         prompted=prompted,
-        few=_answers(run, "response", few),
+        few=answers_of(run, "response", few),
         neutral=neutral[:NEUTRAL_TEXTS],
         plan=run.plan(checkpoint),
         seed=settings.seed,
@@ -122,7 +122,8 @@ def _trial(
     return replace(trial, key=content_hash([*determined, layer, told, settings.pmi, len(trial.neutral)]))
 
 
-def _answers(run: Run, kind: str, scenarios: Sequence[str]) -> Answers:
+def answers_of(run: Run, kind: str, scenarios: Sequence[str]) -> Answers:
+    """The tokenized answers of some scenarios, of a kind of text."""
     members = _members(run, kind, scenarios)
     return Answers(
         tokens=[run.tokens[i] for i in members], weights=_weights([run.texts[i] for i in members], scenarios)
@@ -161,10 +162,10 @@ def _prompted(run: Run, scenarios: Sequence[str]) -> Answers:
     return Answers(tokens=tokens, weights=_weights(texts, scenarios))
 
 
-def _controls(
+def controls_of(
     run: Run, store: ActivationStore, plan: Layout, scored: np.ndarray, direction: Direction
 ) -> dict[str, np.ndarray]:
-    """Control directions at the direction's site, from scenarios that are not scored and from other contrasts."""
+    """Control directions at the direction's site (`probes.effects.control_sets`), from scenarios not scored."""
     rows = store.rows("response")
     confounds = {}
     for name in dict.fromkeys(rows[(rows.design == "contrast") & (rows.contrast != CONTRAST)].contrast):
