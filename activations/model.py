@@ -122,6 +122,7 @@ def open_checkpoint(study: Study, name: str, *, device: torch.device, neutral_id
                 )
             plain, change = merge_adapter(plain, checkpoint.adapter, probe, where)
             changes.append({"checkpoint": checkpoint.name, "largest_logit_change": change})
+    plain.requires_grad_(False)
     reference, expected = plain_reference(plain, probe.to(device))
     bridge = TransformerBridge.boot_transformers(
         resolved.place, hf_model=plain, tokenizer=tokenizer, dtype=dtype, device=str(device)
