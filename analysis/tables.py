@@ -6,7 +6,9 @@ import pandas as pd
 
 from activations.artifact import writing
 from activations.errors import InputError
-from analysis.columns import TABLES as TABLES
+from analysis.columns import TABLES
+
+__all__ = ("ELSEWHERE", "TABLES", "TEXT", "read_table", "write_table")
 
 ELSEWHERE = ("calibration",)  # made by a command of its own
 TEXT = (

@@ -58,7 +58,7 @@ def sample_answers(
         at[:, -1] = 1.0  # rows are padded on the left: the last column is the last prompt token, then the newest token
         return apply_all([each for each in interventions if each.site == site], value, at)
 
-    answers: list[Int[np.ndarray, _]] = [np.zeros(0, dtype=np.int64)] * len(prompts)
+    answers: list[np.ndarray] = [np.zeros(0, dtype=np.int64)] * len(prompts)
     draws = _draws(prompts, max_new_tokens, seed)
     with model.hooked({each.site: edit for each in interventions}):
         for members in _batches(prompts, max_new_tokens):

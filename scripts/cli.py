@@ -32,6 +32,19 @@ Device = Annotated[
     str | None,
     typer.Option("--device", help="cpu, cuda or cuda:N. Default: a GPU where there is one.", show_default=False),
 ]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+OfCheckpoint = Annotated[str, typer.Option("--checkpoint", help="Default: the lineage's root.", show_default=False)]
+AtLayer = Annotated[
+    int | None,
+    typer.Option(
+        "--layer", help="0-based block, -1 for the embedding. Default: middle of the band.", show_default=False
+    ),
+]
+OfDomain = Annotated[str, typer.Option("--domain", help="Default: pooled over domains.", show_default=False)]
+OtherStudy = Annotated[
+    Path | None,
+    typer.Option("--study", help="The study file, where the run's checkpoints have moved.", show_default=False),
+]
 
 
 def main(*prepend: str) -> NoReturn:
@@ -65,12 +78,11 @@ def _settle_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"transformer_lens|transformers|peft|torch")
 
 
-def _stage(verb: Callable[[Any], None], study: Study, out: Path | None, quiet: bool, device: str | None) -> None:
+def _device(device: str | None) -> Any:
     import torch
     import transformers
 
     from activations.model import default_device
-    from scripts.runfolder import Run
 
     transformers.logging.disable_progress_bar()
     try:
@@ -79,6 +91,13 @@ def _stage(verb: Callable[[Any], None], study: Study, out: Path | None, quiet: b
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"cannot be used: {reason}", where=f"--device {device}", mend="try --device cpu") from error
+    return chosen
+
+
+def _stage(verb: Callable[[Any], None], study: Study, out: Path | None, quiet: bool, device: str | None) -> None:
+    from scripts.runfolder import Run
+
+    chosen = _device(device)
     folder = out if out is not None else Path("runs") / study.name
     with sole_writer(folder):
         console = Console(quiet=quiet)
@@ -193,16 +212,90 @@ def compare(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
-    checkpoint: Annotated[str, typer.Option(help="Default: the lineage's root.", show_default=False)] = "",
-    layer: Annotated[int | None, typer.Option(help="Default: the middle of the band.", show_default=False)] = None,
-    domain: Annotated[str, typer.Option(help="Default: pooled over domains.", show_default=False)] = "",
+    run: RunPath,
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The file to write: .gguf for llama.cpp, else safetensors.")
+    ],
+    checkpoint: OfCheckpoint = "",
+    layer: AtLayer = None,
+    domain: OfDomain = "",
+    study: OtherStudy = None,
 ) -> None:
-    """Write one direction of a run as a safetensors file."""
+    """Write one direction of a run as a safetensors file, or as a llama.cpp control vector of length τ (.gguf)."""
     from scripts.export import export as verb
 
-    verb(run, checkpoint, layer, domain, out, Console())
+    verb(run, checkpoint, layer, domain, out, study, Console())
+
+
+@app.command()
+def read(
+    run: RunPath,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text; `-` reads the standard input.")] = "",
+    file: Annotated[Path | None, typer.Option("--file", help="Read the text of a file.", show_default=False)] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="Read TEXT as the answer to this, in the study's template.", show_default=False),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page of it here too.", show_default=False)] = None,
+    checkpoint: OfCheckpoint = "",
+    layer: AtLayer = None,
+    domain: OfDomain = "",
+    study: OtherStudy = None,
+    device: Device = None,
+) -> None:
+    """Colour every token of a text by its projection on a run's direction, on the scale of neutral text."""
+    from scripts.read import given_text
+    from scripts.read import read as verb
+
+    verb(
+        run,
+        given_text(text, file),
+        prompt=prompt,
+        html=html,
+        checkpoint=checkpoint,
+        layer=layer,
+        domain=domain,
+        study=study,
+        device=_device(device),
+        console=Console(),
+    )
+
+
+@app.command()
+def generate(
+    run: RunPath,
+    prompt: Annotated[str, typer.Option(help="What the model is asked, in the study's template.")],
+    alpha: Annotated[
+        list[float] | None, typer.Option(help="Dose in units of τ; once for each. 0 comes first anyway.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Answers a dose.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an answer that does not end is cut.")] = 80,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.7,
+    seed: Annotated[int, typer.Option(min=0, help="The same for every dose.")] = 0,
+    checkpoint: OfCheckpoint = "",
+    layer: AtLayer = None,
+    domain: OfDomain = "",
+    study: OtherStudy = None,
+    device: Device = None,
+) -> None:
+    """Let a checkpoint answer a prompt, without steering and with its direction added at each dose."""
+    from scripts.generate import generate as verb
+
+    verb(
+        run,
+        prompt,
+        alpha or [],
+        checkpoint=checkpoint,
+        layer=layer,
+        domain=domain,
+        study=study,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        device=_device(device),
+        console=Console(),
+    )
 
 
 @app.command()
@@ -227,7 +320,7 @@ def audit(
 
 @app.command()
 def check(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: RunPath,
     policy: Annotated[Path, typer.Option(help="policy.toml; docs/verdicts.md says what it holds.")],
     quiet: Quiet = False,
 ) -> None:
