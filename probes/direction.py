@@ -52,7 +52,7 @@ class Direction:
 
     def project(self, residuals: Float[np.ndarray, "*batch d_model"]) -> Float[np.ndarray, "*batch"]:
         """Signed length along the direction, in the residual stream's units (divide by `tau` for doses)."""
-        return np.asarray(residuals, dtype=np.float64) @ self.vector
+        return np.asarray(np.asarray(residuals, dtype=np.float64) @ self.vector)
 
     def cosine(self, other: "Direction") -> float:
         """Cosine with another direction.

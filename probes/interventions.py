@@ -48,7 +48,7 @@ class Add(_Along):
     `alpha` is in units of τ, the median residual norm of neutral tokens at the direction's site.
     """
 
-    alpha: float
+    alpha: int | float
 
     def apply(self, residual: Residual, at: Where) -> Residual:
         """The edited residual."""
@@ -73,8 +73,8 @@ class Affine(_Along):
     compassionate sides' (δ has the direction's `size`).
     """
 
-    centre: float
-    alpha: float
+    centre: int | float
+    alpha: int | float
 
     def apply(self, residual: Residual, at: Where) -> Residual:
         """The edited residual."""
@@ -89,7 +89,7 @@ class Patch(_Along):
     """
 
     source: Float[torch.Tensor, "row token"]
-    share: float = 1.0
+    share: int | float = 1.0
 
     def apply(self, residual: Residual, at: Where) -> Residual:
         """The edited residual."""
@@ -106,7 +106,7 @@ class Conditional:
 
     inner: Intervention
     direction: Direction
-    threshold: float
+    threshold: int | float
     above: bool = True
 
     @property
@@ -141,7 +141,7 @@ def _hook(edits: list[Intervention], at: Where) -> Hook:
 
 
 def _set_projection(
-    residual: Residual, at: Where, direction: Direction, wanted: float | Float[torch.Tensor, "row token"]
+    residual: Residual, at: Where, direction: Direction, wanted: int | float | Float[torch.Tensor, "row token"]
 ) -> Residual:
     vector = _vector(direction, residual)
     # In float32 whatever the model's dtype: what is left must be the last rounding's, not the product's.

@@ -21,7 +21,7 @@ from probes.interventions import Patch
 from probes.steering import Edits, edited_logprobs
 from probes.trials import Answers
 
-Places = Float[torch.Tensor, "place d_model"]
+Places = Float[torch.Tensor, "_ d_model"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)

@@ -151,11 +151,11 @@ def test_an_inconclusive_verdict_names_what_stood_in_the_way():
 
 def test_mediation_lifts_the_evidence_only_beyond_its_controls():
     edges, gates = tables(LOSS | {"B": "down"})
-    key = {"parent": "a", "child": "b", "domain": "grief", "layer": 1}
-    own = {"control": "none", "recovered": 0.5, "low": 0.3, "high": 0.7}
-    controls = [{"control": "matched", "recovered": 0.1, "low": 0.0, "high": 0.2}] * 99
+    key = {"parent": "a", "child": "b", "domain": "grief", "layer": 1, "patched": "into child"}
+    own = {"control": "none", "recovered": 0.5, "low": 0.3, "high": 0.7, "at_kl": 0.5}
+    controls = [{"control": "matched", "recovered": 0.9, "low": 0.0, "high": 0.2, "at_kl": 0.1}] * 99
     table = pd.DataFrame([key | r for r in (own, *controls)])
     assert judge(edges, gates, table).evidence.iloc[0] == "E4"
     assert judge(edges, gates, table.iloc[:50]).evidence.iloc[0] == "E3"
-    weaker = table.assign(recovered=[0.5, *([0.6] * 99)])
+    weaker = table.assign(at_kl=[0.5, *([0.6] * 99)])
     assert judge(edges, gates, weaker).evidence.iloc[0] == "E3"
