@@ -113,6 +113,25 @@ def dose_response(steering: pd.DataFrame) -> Figure:
     return figure
 
 
+def slope_profile(slopes: pd.DataFrame, band: Sequence[int]) -> Figure:
+    """First-order slope by layer: a panel a domain, a line a checkpoint; grey: 97.5 % of the first's random ones."""
+    domains, checkpoints = _order(slopes.domain), _order(slopes.checkpoint)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _grid(len(domains), 1.9)
+        for axis, domain in zip(axes, domains, strict=True):
+            part = slopes[slopes.domain == domain]
+            axis.axvspan(min(band) - 0.5, max(band) + 0.5, color="#DDDDDD", alpha=0.6, linewidth=0)
+            null = part[(part.control == "matched") & (part.checkpoint == checkpoints[0])].sort_values("layer")
+            axis.fill_between(null.layer, -null.slope_high, null.slope_high, color=GREY, alpha=0.35, linewidth=0)
+            axis.axhline(0, color=GREY, linewidth=0.6)
+            for number, checkpoint in enumerate(checkpoints):
+                own = part[(part.control == "none") & (part.checkpoint == checkpoint)].sort_values("layer")
+                axis.plot(own.layer, own.slope, **_style(number) | {"marker": ""}, label=checkpoint)
+            axis.set_title(domain.replace("_", " "))
+        _finish(figure, axes, "layer", "slope (nats/token per τ)")
+    return figure
+
+
 def as_svg(figure: Figure) -> str:
     """The figure as SVG text, the same bytes for the same table."""
     out = StringIO()

@@ -38,6 +38,7 @@ def write_report(folder: Path) -> Path:
         drawn["retention"] = figures.retention_dots(_main(tables["edges"]))
     if len(tables["steering"]):
         drawn["steering"] = figures.dose_response(tables["steering"])
+        drawn["slopes"] = figures.slope_profile(tables["slopes"], band)
     for name, figure in drawn.items():
         write_text(folder / "figures" / f"{name}.svg", figures.as_svg(figure))
         with writing(folder / "figures" / f"{name}.png") as temporary:
@@ -65,6 +66,10 @@ def write_report(folder: Path) -> Path:
         branches=sections.branch_lines(tables["branches"]),
         lone=sections.lone_domains(tables["branches"]),
         doses=sections.dose_lines(tables["doses"]),
+        steering=sections.steering_lines(tables["slopes"], band[len(band) // 2]),
+        beside=sections.beside_lines(tables["steering"]),
+        mediation=sections.mediation_lines(tables["mediation"]),
+        answers=sections.answer_lines(tables["generations"]),
         certificate=sections.certificate(folder / "tables"),
         matrix=_matrix(tables),
         tables=_sources(tables),

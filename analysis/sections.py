@@ -72,6 +72,45 @@ def branch_lines(branches: pd.DataFrame) -> list[dict[str, Any]]:
     return records(rows)
 
 
+def steering_lines(slopes: pd.DataFrame, layer: int) -> list[dict[str, Any]]:
+    """A steered checkpoint's slope in every domain after a layer, and the share of random directions it exceeds."""
+    at = slopes[slopes.layer == layer]
+    keys = ["checkpoint", "domain"]
+    own = at[at.control == "none"]
+    matched = at[at.control == "matched"].set_index(keys)[["beaten", "beaten_at_kl", "n_directions"]]
+    shuffled = at[at.control == "shuffled"].set_index(keys)[["beaten"]].rename(columns={"beaten": "beaten_shuffled"})
+    confounds = at[at.control.str.startswith("confound")].groupby(keys).slope.agg(lambda s: s.abs().max())
+    shown = own.drop(columns=["beaten", "beaten_at_kl", "n_directions"]).join(matched, on=keys).join(shuffled, on=keys)
+    return records(shown.join(confounds.rename("largest_confound"), on=keys))
+
+
+def beside_lines(steering: pd.DataFrame) -> list[dict[str, Any]]:
+    """Pooled over domains: the largest doses, the direction taken away at every layer, a system prompt instead."""
+    pooled = steering[steering.domain == POOLED] if (steering.domain == POOLED).any() else steering
+    doses = pooled[(pooled.kind == "add") & (pooled.control == "none")]
+    largest = doses[doses.alpha.abs() == doses.alpha.abs().max()]
+    return records(pd.concat([largest, pooled[pooled.kind != "add"]]).sort_values("checkpoint", kind="stable"))
+
+
+def mediation_lines(mediation: pd.DataFrame) -> list[dict[str, Any]]:
+    """What putting the parent's component back (or the child's in) recovers, and how many random directions do more."""
+    rows = []
+    for _, part in mediation.groupby(["parent", "child", "domain", "patched"], sort=False):
+        own, controls = part[part.control == "none"].iloc[0], part[part.control != "none"]
+        more = {"n_controls": len(controls), "n_above": int((controls.at_kl >= own.at_kl).sum())}
+        rows.append({str(k): v for k, v in own.to_dict().items()} | more)
+    return rows
+
+
+def answer_lines(generations: pd.DataFrame) -> list[dict[str, Any]]:
+    """One prompt a domain with the answers of every checkpoint and dose."""
+    rows = []
+    for domain, part in generations.groupby("domain", sort=False):
+        first = part[part.scenario_id == part.scenario_id.iloc[0]]
+        rows.append({"domain": domain, "prompt": first.prompt.iloc[0], "answers": records(first)})
+    return rows
+
+
 def lone_domains(branches: pd.DataFrame) -> list[dict[str, Any]]:
     """Domains that changed otherwise than the rest: interactions with an adjusted p of at most .05."""
     rows = branches[branches.quantity.str.endswith("interaction") & (branches.p_adjusted <= 0.05)]
