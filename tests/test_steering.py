@@ -87,6 +87,18 @@ def test_steering_towards_a_token_makes_it_likelier_the_more_the_larger_the_dose
     assert (np.diff(ordered, axis=0) > 0).all()
 
 
+def test_the_documented_sweep_does_what_it_says(setting):
+    page = (Path(__file__).parents[1] / "docs" / "steering.md").read_text(encoding="utf-8")
+    model, tokens = setting
+    u = direction(np.random.default_rng(0).normal(size=32), "blocks.1.hook_resid_post")
+    names = {"model": model, "tokens": tokens, "u": u}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    found = names["logprobs"]
+    assert found.shape == (4, len(tokens))
+    np.testing.assert_allclose(found[1], [one_at_a_time(model, t, u, 0.05) for t in tokens], atol=2e-4)
+    assert np.abs(found[2] - found[3]).max() > 1e-5  # ablated, and ablated with a dose added
+
+
 def test_dose_zero_and_unedited_tokens_are_left_alone():
     u = direction(np.ones(4), "blocks.0.hook_resid_post")
     value = torch.randn(1, 3, 4)
