@@ -3,7 +3,7 @@
 import numpy as np
 
 from activations.packing import RowPlan
-from benchmarks import capture, inference, store
+from benchmarks import capture, inference, steering, store
 
 
 def test_the_ways_the_capture_benchmark_compares_find_equal_residuals():
@@ -35,3 +35,13 @@ def test_the_inference_benchmark_times_the_real_path_and_agrees_with_scikit_lear
     beside = inference.beside_sklearn(40)
     assert beside["sklearn_ratio"] > 20
     assert beside["p_value_max_difference"] <= 1.6 * beside["p_value_monte_carlo_99"]
+
+
+def test_the_ways_the_steering_benchmark_compares_find_equal_log_probs():
+    task = capture.Task(1)
+    u = steering.some_direction(task)
+    reference = steering.run_with_hooks(task, u)
+    found = steering.ours(task, u, "float32")
+    np.testing.assert_allclose(found, reference, atol=1e-3)
+    assert np.ptp(reference, axis=0).min() > 1e-2  # the doses do something
+    assert steering.slopes(task, u).shape == (steering.CONTROLS, len({t.scenario_id for t in task.texts}))

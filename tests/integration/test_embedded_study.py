@@ -25,7 +25,9 @@ def study(**settings: object) -> Study:
     chosen = {"name": "embedded", "domains": DOMAINS, "max_scenarios": 8, "max_neutral": 16, "pmi": False}
     return build_study(
         {
-            "study": chosen | {"steer_scenarios": 4, "alphas": [-0.05, 0.05]} | settings,
+            "study": chosen
+            | {"steer_scenarios": 2, "alphas": [-0.05, 0.05], "sample_prompts": 2, "sample_tokens": 12}
+            | settings,
             "checkpoint": [
                 {"name": "base", "stage": "base", "source": {"embedded": "smollm2-135m-instruct"}},
                 {"name": "same", "stage": "control", "parent": "base", "edit": {"identity": True}},
@@ -109,8 +111,28 @@ def test_attenuation_spares_the_attention_sink_and_so_the_model(run):
 
 
 def test_steering_moves_the_margin_with_the_dose(run):
-    margin = read_table(run / "tables", "steering").query("domain == 'pooled'").set_index("alpha").margin
+    rows = read_table(run / "tables", "steering").query("domain == 'pooled' and kind == 'add'")
+    margin = rows[rows.control == "none"].set_index("alpha").margin
     assert margin[-0.05] < margin[0.0] < margin[0.05]
+
+
+def test_gradients_foretell_what_directions_do_at_finite_dose(run):
+    """The direction and ten random ones, both ways: half the difference cancels even orders."""
+    rows = read_table(run / "tables", "steering").query("domain == 'pooled' and kind == 'add' and alpha != 0")
+    both = rows.pivot(index="control", columns="alpha", values=["shift", "first_order"])
+    finite = (both["shift"][0.05] - both["shift"][-0.05]) / 2
+    assert len(finite) == 11
+    assert np.corrcoef(finite, both["first_order"][0.05])[0, 1] > 0.98
+    np.testing.assert_allclose(both["first_order"][0.05], finite, atol=0.15 * finite.abs().max())
+
+
+def test_copies_answer_as_the_base_does_and_are_read_alike(run):
+    table = read_table(run / "tables", "generations").query("alpha == 0")
+    scores = table.pivot(index="scenario_id", columns="checkpoint", values="reader_score")
+    assert scores.notna().all(axis=None)
+    same = table.pivot(index="scenario_id", columns="checkpoint", values="text")
+    assert (same["same"] == same["base"]).mean() >= 0.75  # a tie of two tokens may break either way
+    assert np.ptp(scores["base"]) > 0.1  # the reader tells answers apart
 
 
 def test_a_rotation_that_keeps_the_function_reads_as_exactly_that(run):
