@@ -120,7 +120,8 @@ TABLES: dict[str, dict[str, str]] = {
         "(shift at the last prompt token along it, SDs of the parent's prompts); B, B_pmi (change "
         "of the margin, and of "
         "the margin less that under an empty prompt, SDs of the parent's); G (change of the score that the root's "
-        "reader gives the checkpoint's own answers, SDs of the parent's); B_nats (nats a token); signal (the parent's "
+        "reader gives the checkpoint's own answers, SDs of the parent's); S (slope of the margin in the "
+        "dose of the checkpoint's own direction, child's over parent's); B_nats (nats a token); signal (the parent's "
         "squared size, τ²); perplexity (child's over parent's, neutral text); R_mde, B_mde "
         "(smallest loss of R_tau, and "
         "change of B, found in 80 of 100 studies)",
@@ -265,6 +266,15 @@ TABLES: dict[str, dict[str, str]] = {
         "monotone": "share of scenarios whose margin rises with every dose within |alpha| <= 0.05",
         "kl": "mean KL of the next token from the unedited model's, neutral texts from their second token on, nats",
         "perplexity": "of those texts",
+    },
+    "steered": _CHECKPOINT
+    | _DOMAIN
+    | {
+        "scenario_id": "a held-out scenario",
+        "layer": "block after which the direction is added: the middle of the declared band",
+        "margin": "its margin unedited, nats a token",
+        "slope": "first-order slope of its margin in the dose, nats a token per tau",
+        "slope_finite": "least-squares slope over |alpha| <= 0.05; empty without a dose there",
     },
     "slopes": _CHECKPOINT
     | _DOMAIN

@@ -52,7 +52,8 @@ _NAMES = {
     "P": "shift at the prompt (SD)",
     "B": "margin change (SD)",
     "B_pmi": "PMI margin change (SD)",
-    "G": "generated answers",
+    "G": "generated answers (SD)",
+    "S": "steerability",
     "sigma": "within-side spread",
 }
 _DECIDING = ("R_tau", "F", "F_reverse", "B", "P")

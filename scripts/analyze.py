@@ -13,6 +13,7 @@ from analysis.branches import branch_rows, dose_rows
 from analysis.drift import EdgeFound, measure_edge
 from analysis.edge import band_layers, neutral_perplexity, read_edge
 from analysis.generated import generated_rows
+from analysis.steerability import steerability_rows
 from analysis.tables import TABLES, read_table, write_table
 from analysis.verdict import judge
 from probes.fit import N_FOLDS
@@ -31,7 +32,7 @@ def analyze(run: Run) -> None:
     changes: dict[str, Any] = {}
     held = controls(run)
     probed = [read_table(run.tables, name) for name in ("layers", "transfer", "confounds")]
-    generations = read_table(run.tables, "generations")
+    generations, steered = read_table(run.tables, "generations"), read_table(run.tables, "steered")
     for parent, child in lineage.edges:
         about = {"parent": parent.name, "child": child.name, **run.about(child)}
         with run.open_store(parent.name) as before, run.open_store(child.name) as after:
@@ -40,10 +41,10 @@ def analyze(run: Run) -> None:
                 drift.append(found.drift.assign(**about, contrast=contrast))
                 rows = found.edges
                 if contrast == CONTRAST:
-                    said = generated_rows(
-                        generations, parent.name, child.name, plan.slices(), run.study.settings.smallest_effect
-                    )
-                    rows = pd.concat([rows, pd.DataFrame(said)]) if len(generations) else rows
+                    step = parent.name, child.name, plan.slices(), run.study.settings.smallest_effect
+                    said = list(generated_rows(generations, *step))
+                    steers = list(steerability_rows(steered, *step))
+                    rows = pd.concat([rows, *(pd.DataFrame(r) for r in (said, steers) if r)])
                 edges.append(rows.assign(**about, contrast=contrast))
                 if contrast == CONTRAST:
                     changes[child.name] = found.changes

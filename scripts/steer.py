@@ -44,6 +44,7 @@ def steer(run: Run) -> None:
     """Steer the study's `steer_checkpoints`, or all that are no controls; finished pieces are left as they are."""
     steering: list[dict[str, Any]] = []
     sloped: list[dict[str, Any]] = []
+    single: list[dict[str, Any]] = []
     for checkpoint in steered(run):
         with run.open_store(checkpoint.name) as store:
             plan = run.layout(store)
@@ -62,6 +63,7 @@ def steer(run: Run) -> None:
                     pass
             about = {"checkpoint": checkpoint.name, **run.about(checkpoint)}
             steering += [about | row for row in _finite(plan, scored, trial, layer)]
+            single += [about | row for row in _single(plan, scored, trial, layer)]
             for number, direction in enumerate(directions):
                 controls = controls_of(run, store, plan, scored, direction)
                 domains = np.asarray(plan.domains)[scored]
@@ -71,7 +73,7 @@ def steer(run: Run) -> None:
                         trial.gradient[number], trial.fisher[number], direction.tau, direction.vector, controls, members
                     )
                     sloped += [about | {"domain": domain, "layer": number - 1} | _slope_row(s) for s in found]
-    for name, rows in (("steering", steering), ("slopes", sloped)):
+    for name, rows in (("steering", steering), ("steered", single), ("slopes", sloped)):
         write_table(run.tables, name, pd.DataFrame(rows, columns=None if rows else list(TABLES[name])))
 
 
@@ -177,6 +179,21 @@ def controls_of(
     settings = run.study.settings
     seed = [settings.seed, 3, site_layer(direction.site) + 1]
     return control_sets(sides, direction.vector, confounds, draws=settings.steer_controls, seed=seed)
+
+
+def _single(plan: Layout, scored: np.ndarray, trial: Trial, layer: int) -> Iterator[dict[str, Any]]:
+    """Rows of steered.csv: scenario by scenario."""
+    slope = trial.direction.tau * trial.gradient[layer + 1] @ trial.direction.vector
+    finite = dose_slopes([0.0, *trial.alphas], trial.margins, LINEAR_REACH)
+    for i, scenario in enumerate(scored):
+        yield {
+            "domain": plan.domains[scenario],
+            "scenario_id": plan.scenarios[scenario],
+            "layer": layer,
+            "margin": trial.margins[0, i],
+            "slope": slope[i],
+            "slope_finite": finite[i],
+        }
 
 
 def _finite(plan: Layout, scored: np.ndarray, trial: Trial, layer: int) -> Iterator[dict[str, Any]]:
