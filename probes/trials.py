@@ -85,7 +85,7 @@ class Trial:
         neutral = sum(len(t.ids) for t in self.neutral)
         doses = 1 + len(self.alphas)
         checks = 1 + 2 * len(self.checks)
-        answers = self.answers.size * (doses + 2 + 1) + self.few.size * checks + self.prompted.size
+        answers = self.answers.size * (doses + 2 + 2) + self.few.size * checks + self.prompted.size
         nulls = self.nulls.size * doses if self.nulls is not None else 0
         return answers + nulls + neutral * (doses + 2 + 1 + len(self.checks) + FISHER_REPEATS)
 
