@@ -1,4 +1,4 @@
-"""Verdicts: a pure function of edges.csv and gates.csv (and mediation.csv where there is one). METHOD §5.
+"""Verdicts: a pure function of edges.csv and gates.csv (and mediation.csv, branches.csv where there are). METHOD §5.
 
 Every rule reads states, never numbers; every reason prints the numbers that made the states.
 """
@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.attribution import attributable
 from analysis.states import DOWN, FLAT, LOST, UNCLEAR, UP
 
 NO_VERDICT = "NO VERDICT"
@@ -97,7 +98,7 @@ def evidence(
     highs: Mapping[str, float],
     *,
     mediated: bool = False,
-    attributable: bool = False,
+    attributed: bool = False,
 ) -> str:
     """How far the evidence of a loss reaches: the highest level whose own terms are met.
 
@@ -110,14 +111,14 @@ def evidence(
         states, values: by quantity.
         highs: upper 95 % limits by quantity.
         mediated: a mediation table puts this step beyond its controls.
-        attributable: three seeds a branch, a control branch and a domain interaction stand behind it.
+        attributed: seeds, a sibling, a control branch and a domain interaction lay it to the kind of training.
     """
     weaker = all(states.get(name) in LOSS for name in ("R_tau", "R_sd"))
     agree = states.get("F_aligned") == DOWN and values.get("F_reverse", 0.0) > values.get("F", 1.0)
     representational = weaker and agree
     behavioural = states.get("B") == DOWN and (highs.get("B_pmi", 1.0) < 0 or states.get("G") == DOWN)
     if representational and behavioural and mediated:
-        return "E5" if attributable else "E4"
+        return "E5" if attributed else "E4"
     if behavioural:
         return "E3"
     if representational:
@@ -125,8 +126,16 @@ def evidence(
     return "E1" if states.get("F") == DOWN else "E0"
 
 
-def judge(edges: pd.DataFrame, gates: pd.DataFrame, mediation: pd.DataFrame | None = None) -> pd.DataFrame:
-    """verdicts.csv from edges.csv and gates.csv: one row a step and domain, in the order of the edges."""
+def judge(
+    edges: pd.DataFrame,
+    gates: pd.DataFrame,
+    mediation: pd.DataFrame | None = None,
+    branches: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """verdicts.csv from edges.csv and gates.csv: one row a step and domain, in the order of the edges.
+
+    Without mediation.csv evidence stops at E3, without branches.csv at E4.
+    """
     keys = ["parent", "child", "domain"]
     by_gate = dict(list(gates.groupby(keys, sort=False)))
     rows: list[dict[str, Any]] = []
@@ -139,7 +148,8 @@ def judge(edges: pd.DataFrame, gates: pd.DataFrame, mediation: pd.DataFrame | No
         level = "E0"
         if verdict != NO_VERDICT:
             mediated = mediation is not None and _mediated(mediation, *key)
-            level = evidence(states, by.value.to_dict(), by.high.to_dict(), mediated=mediated)
+            attributed = mediated and branches is not None and attributable(branches, edges, *key)
+            level = evidence(states, by.value.to_dict(), by.high.to_dict(), mediated=mediated, attributed=attributed)
         first = part.iloc[0]
         rows.append(
             {name: first[name] for name in ("parent", "child", "stage", "data_domain", "seed", "domain")}

@@ -47,7 +47,7 @@ def mediate(run: Run) -> None:
     write_table(run.tables, "mediation", table)
     if rows:
         edges = read_table(run.tables, "edges")[lambda t: t.contrast == CONTRAST]
-        again = judge(edges, read_table(run.tables, "gates"), table)
+        again = judge(edges, read_table(run.tables, "gates"), table, read_table(run.tables, "branches"))
         write_table(run.tables, "verdicts", again)
         for row in again[again.evidence.map(LEVELS.index) >= LEVELS.index("E3")].itertuples():
             run.console.print(f"{row.parent} → {row.child}, {row.domain}: {row.verdict}, {row.evidence}")

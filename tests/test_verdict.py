@@ -92,7 +92,7 @@ READ = {"F": 0.6, "F_reverse": 1.5}
         (LOSS | {"B": "down"}, READ, {"B_pmi": 0.1}, {}, "E2"),
         (LOSS | {"B": "down", "G": "down"}, READ, {}, {}, "E3"),
         (LOSS | {"B": "down"}, READ, {"B_pmi": -0.1}, {"mediated": True}, "E4"),
-        (LOSS | {"B": "down"}, READ, {"B_pmi": -0.1}, {"mediated": True, "attributable": True}, "E5"),
+        (LOSS | {"B": "down"}, READ, {"B_pmi": -0.1}, {"mediated": True, "attributed": True}, "E5"),
         (ALL_FLAT | {"B": "down"}, {}, {"B_pmi": -0.1}, {"mediated": True}, "E3"),
     ],
 )
