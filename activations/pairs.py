@@ -294,11 +294,22 @@ def render_texts(pairs: PairSet, neutral: Iterable[NeutralText], template: Templ
 
 
 def study_texts(study: Study, template: Template) -> tuple[PairSet, tuple[Text, ...]]:
-    """The pairs a study selects and all its rendered texts."""
+    """The pairs a study selects and all its rendered texts.
+
+    Raises:
+        InputError: pairs or neutral texts that cannot be read, or none of the study's contrast.
+    """
     settings = study.settings
     named = [settings.pairs] if isinstance(settings.pairs, str) else settings.pairs
     pairs = load_pairs(*(study.resolve(reference) for reference in named))
     pairs = pairs.select(settings.domains, settings.wordings, settings.max_scenarios)
+    found = sorted({p.contrast for p in pairs.pairs if p.role == "response" and p.design == "contrast"})
+    if settings.contrast not in found:
+        raise InputError(
+            f"no pair of two answers has the contrast {settings.contrast!r}",
+            where=f"{study.where}, study.contrast",
+            mend=f"contrasts in {pairs.where}: {', '.join(found) or 'none'}",
+        )
     neutral = load_neutral(study.resolve(settings.neutral), settings.max_neutral)
     return pairs, render_texts(pairs, neutral, template, pmi=settings.pmi)
 

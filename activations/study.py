@@ -37,6 +37,7 @@ class StudySettings(_Strict):
 
     name: Name
     pairs: str | Annotated[list[str], Field(min_length=1)] = "builtin:compassion"
+    contrast: str = "compassion"
     neutral: str = "builtin:neutral"
     domains: list[str] = []
     wordings: int | None = Field(default=None, ge=1)
@@ -49,6 +50,7 @@ class StudySettings(_Strict):
     alphas: list[float] = [-0.1, -0.05, -0.02, 0.02, 0.05, 0.1]
     steer_scenarios: int = Field(default=10, ge=1)
     steer_checkpoints: list[Name] = []
+    system_prompt: str = "You are a warm and compassionate assistant. Answer with care for whoever is affected."
     steer_controls: int = Field(default=999, ge=99)
     sample_prompts: int = Field(default=5, ge=0)
     sample_tokens: int = Field(default=48, ge=1)

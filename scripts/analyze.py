@@ -20,7 +20,7 @@ from probes.fit import N_FOLDS
 from probes.inference import mean_interval
 from probes.sides import Layout, layout, margins, null_margins, scenario_folds
 from scripts.instrument import controls
-from scripts.runfolder import CONTRAST, Run
+from scripts.runfolder import Run
 
 
 def analyze(run: Run) -> None:
@@ -36,17 +36,17 @@ def analyze(run: Run) -> None:
     for parent, child in lineage.edges:
         about = {"parent": parent.name, "child": child.name, **run.about(child)}
         with run.open_store(parent.name) as before, run.open_store(child.name) as after:
-            for contrast in _contrasts(before):
+            for contrast in _contrasts(before, run.contrast):
                 found, plan = _measure(run, parent, child, before, after, contrast)
                 drift.append(found.drift.assign(**about, contrast=contrast))
                 rows = found.edges
-                if contrast == CONTRAST:
+                if contrast == run.contrast:
                     step = parent.name, child.name, plan.slices(), run.study.settings.smallest_effect
                     said = list(generated_rows(generations, *step))
                     steers = list(steerability_rows(steered, *step))
                     rows = pd.concat([rows, *(pd.DataFrame(r) for r in (said, steers) if r)])
                 edges.append(rows.assign(**about, contrast=contrast))
-                if contrast == CONTRAST:
+                if contrast == run.contrast:
                     changes[child.name] = found.changes
                     first = gates.same_texts(before.header, after.header)
                     gated += [
@@ -58,7 +58,7 @@ def analyze(run: Run) -> None:
     _write(run, "drift", drift)
     _write(run, "edges", edges)
     write_table(run.tables, "gates", _frame(gated, "gates"))
-    verdicts = judge(pd.concat(edges)[lambda t: t.contrast == CONTRAST], _frame(gated, "gates")) if edges else None
+    verdicts = judge(pd.concat(edges)[lambda t: t.contrast == run.contrast], _frame(gated, "gates")) if edges else None
     write_table(run.tables, "verdicts", verdicts if verdicts is not None else _frame([], "verdicts"))
     branches: list[dict[str, Any]] = []
     doses: list[dict[str, Any]] = []
@@ -84,7 +84,7 @@ def summary(run: Run) -> list[Table]:
     """One table per training step, a line per domain, read from edges.csv and verdicts.csv."""
     low, high = run.study.settings.layer_band
     edges = read_table(run.tables, "edges")
-    edges = edges[edges.contrast == CONTRAST]
+    edges = edges[edges.contrast == run.contrast]
     verdicts = read_table(run.tables, "verdicts").set_index(["parent", "child", "domain"])
     tables = []
     for (parent, child), step in edges.groupby(["parent", "child"], sort=False):
@@ -112,16 +112,16 @@ def _measure(
     folds = scenario_folds(plan, N_FOLDS, settings.seed)
     band = band_layers(len(before.sites) - 1, settings.layer_band)
     view = read_edge(before, after, plan, folds, band, contrast=contrast, seed=settings.seed)
-    what = f"analyze {parent.name} → {child.name}" + ("" if contrast == CONTRAST else f", {contrast}")
+    what = f"analyze {parent.name} → {child.name}" + ("" if contrast == run.contrast else f", {contrast}")
     with run.progress(what, len(before.sites)) as advance:
         return measure_edge(view, settings.smallest_effect, advance), plan
 
 
-def _contrasts(store: ActivationStore) -> list[str]:
-    """The compassion contrast, and every other one that can be cross-fitted, each in every one of its domains."""
+def _contrasts(store: ActivationStore, main: str) -> list[str]:
+    """The studied contrast, and every other one that can be cross-fitted, each in every one of its domains."""
     rows = store.rows("response")
-    found = [CONTRAST]
-    for name, part in rows[(rows.design == "contrast") & (rows.contrast != CONTRAST)].groupby("contrast", sort=False):
+    found = [main]
+    for name, part in rows[(rows.design == "contrast") & (rows.contrast != main)].groupby("contrast", sort=False):
         if part.groupby("domain").scenario_id.nunique().min() >= N_FOLDS:
             found.append(str(name))
     return found
@@ -181,7 +181,7 @@ def _behaviour_rows(run: Run, checkpoint: Checkpoint, store: ActivationStore) ->
     raw = margins(store, plan)
     null = None
     if "null_prompt" in store.kinds:
-        null = raw - null_margins(store, plan, CONTRAST)
+        null = raw - null_margins(store, plan, run.contrast)
     rows = []
     for domain in plan.slices():
         members = plan.members(domain)
@@ -190,7 +190,7 @@ def _behaviour_rows(run: Run, checkpoint: Checkpoint, store: ActivationStore) ->
             {
                 "checkpoint": checkpoint.name,
                 **run.about(checkpoint),
-                "contrast": CONTRAST,
+                "contrast": run.contrast,
                 "domain": domain,
                 "n_scenarios": len(members),
                 "margin": found.value,

@@ -16,7 +16,6 @@ from analysis.edge import band_layers
 from analysis.report import read_lock
 from analysis.tables import write_table
 from analysis.worlds import Captured, Gaussian, World, captured
-from scripts.runfolder import CONTRAST
 
 SCENARIOS = (30, 60, 100)
 FULL, SHORT = 1000, 96
@@ -69,7 +68,7 @@ def population(run: Path) -> Captured:
     with ActivationStore(paths[0]) as store:
         band = band_layers(len(store.sites) - 1, tuple(lock["study"]["layer_band"]))
     layers = sorted({band[0], band[len(band) // 2], band[-1]})
-    return captured(paths[0], paths[1], CONTRAST, layers)
+    return captured(paths[0], paths[1], lock["study"].get("contrast", "compassion"), layers)
 
 
 def _matrix(shares: pd.DataFrame, title: str) -> Table:

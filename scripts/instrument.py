@@ -31,7 +31,7 @@ from probes.direction import Direction
 from probes.fit import N_FOLDS, held_out
 from probes.sides import POOLED, Layout, balanced_folds, layout, read_sides
 from probes.sites import POSITION, neutral_tau
-from scripts.runfolder import CONTRAST, Run
+from scripts.runfolder import Run
 
 SCENARIOS = 30
 DAMAGE = 0.25
@@ -63,7 +63,7 @@ def prepare(run: Run) -> Run | None:
             site=site,
             position=POSITION,
             method="mass-mean",
-            contrast=CONTRAST,
+            contrast=run.contrast,
             domain=POOLED,
             size=float(np.linalg.norm(delta)),
             tau=neutral_tau(store, site),
@@ -72,7 +72,9 @@ def prepare(run: Run) -> Run | None:
         )
     folder = run.folder / "instrument"
     wanted = {plan.scenarios[i] for i in chosen}
-    ours = [p for p in run.pairs.pairs if p.scenario_id in wanted and (p.contrast, p.design) == (CONTRAST, "contrast")]
+    ours = [
+        p for p in run.pairs.pairs if p.scenario_id in wanted and (p.contrast, p.design) == (run.contrast, "contrast")
+    ]
     other = load_pairs("builtin:confounds").select([], 1, UNRELATED_PAIRS).pairs
     lines = [p.model_dump_json() for p in (*ours, *(p for p in other if p.contrast == UNRELATED))]
     write_text(folder / "pairs.jsonl", "\n".join(lines) + "\n")
@@ -114,9 +116,9 @@ def controls(run: Run) -> pd.DataFrame:
         ActivationStore(paths[DAMAGED]) as damaged,
     ):
         steps = (
-            (COPY, root, copy, CONTRAST),
-            (ROUNDED, copy, rounded, CONTRAST),
-            (DAMAGED, copy, damaged, CONTRAST),
+            (COPY, root, copy, run.contrast),
+            (ROUNDED, copy, rounded, run.contrast),
+            (DAMAGED, copy, damaged, run.contrast),
             ("unrelated", copy, damaged, UNRELATED),
         )
         with run.progress("instrument controls", len(steps) * len(root.sites)) as advance:

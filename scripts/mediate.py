@@ -25,7 +25,7 @@ from probes.mediation import Patched, put_in, residuals_at
 from probes.sides import POOLED, Layout
 from probes.sites import STEERING
 from probes.trials import Answers, Arrays, kept
-from scripts.runfolder import CONTRAST, Run
+from scripts.runfolder import Run
 from scripts.steer import answers_of, controls_of
 
 CONTROLS = 199  # random directions beside it
@@ -46,7 +46,7 @@ def mediate(run: Run) -> None:
     table = pd.DataFrame(rows, columns=None if rows else list(TABLES["mediation"]))
     write_table(run.tables, "mediation", table)
     if rows:
-        edges = read_table(run.tables, "edges")[lambda t: t.contrast == CONTRAST]
+        edges = read_table(run.tables, "edges")[lambda t: t.contrast == run.contrast]
         again = judge(edges, read_table(run.tables, "gates"), table, read_table(run.tables, "branches"))
         write_table(run.tables, "verdicts", again)
         for row in again[again.evidence.map(LEVELS.index) >= LEVELS.index("E3")].itertuples():
@@ -61,7 +61,7 @@ def _step(run: Run, parent: Checkpoint, child: Checkpoint) -> Iterator[dict[str,
         band = band_layers(len(store.sites) - 1, settings.layer_band)
         layer = band[len(band) // 2]
         site = site_names(layer + 1)[-1]
-        direction = load_direction(run.directions(parent.name), CONTRAST, POOLED, STEERING, site)
+        direction = load_direction(run.directions(parent.name), run.contrast, POOLED, STEERING, site)
         controls = controls_of(run, store, plan, scored, direction)["matched"][:CONTROLS]
         identities = store.identity, after.identity
     answers = answers_of(run, "response", [plan.scenarios[i] for i in scored])

@@ -17,7 +17,7 @@ from analysis.report import read_lock
 from probes.direction import Direction
 from probes.fit import load_direction
 from probes.sides import POOLED
-from scripts.runfolder import CONTRAST, Run
+from scripts.runfolder import Run
 
 
 def pick(folder: Path, checkpoint: str, layer: int | None, domain: str) -> tuple[str, Direction]:
@@ -45,7 +45,9 @@ def pick(folder: Path, checkpoint: str, layer: int | None, domain: str) -> tuple
     if not -1 <= layer < len(sites) - 1:
         raise InputError(f"no layer {layer}", where=str(folder), mend=f"layers: -1 (embedding) to {len(sites) - 2}")
     path = folder / "directions" / f"{name}.safetensors"
-    return name, load_direction(path, CONTRAST, domain or POOLED, "mass-mean", sites[layer + 1])
+    return name, load_direction(
+        path, lock["study"].get("contrast", "compassion"), domain or POOLED, "mass-mean", sites[layer + 1]
+    )
 
 
 def reopened(

@@ -38,7 +38,6 @@ PACKAGES = (
     "peft",
     "numpy",
 )
-CONTRAST = "compassion"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +65,11 @@ class Run:
     def generations(self, name: str) -> Path:
         """A checkpoint's sampled answers."""
         return self.folder / "generations" / f"{name}.json"
+
+    @property
+    def contrast(self) -> str:
+        """The contrast that is studied; every other one in the pairs is there to be held against it."""
+        return self.study.settings.contrast
 
     @property
     def tables(self) -> Path:
@@ -173,8 +177,8 @@ class Run:
         return ActivationStore(self.activations(name))
 
     def layout(self, store: ActivationStore) -> Layout:
-        """The scenarios of the compassion contrast in a store."""
-        return layout(store.rows("response"), CONTRAST, str(store.path))
+        """The scenarios of the study's contrast in a store."""
+        return layout(store.rows("response"), self.contrast, str(store.path))
 
     def about(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The columns every table with a checkpoint carries."""

@@ -29,7 +29,7 @@ from probes.interventions import Add
 from probes.metrics import spread
 from probes.sides import POOLED, read_sides
 from probes.sites import POSITION, STEERING
-from scripts.runfolder import CONTRAST, Run
+from scripts.runfolder import Run
 from scripts.steer import steered
 
 TEMPERATURE = 1.0
@@ -109,7 +109,7 @@ def _prompts(run: Run, scenarios: set[str]) -> list[tuple[Text, TokenText]]:
     """The first prompt of each of these scenarios."""
     found: dict[str, tuple[Text, TokenText]] = {}
     for text, tokens in zip(run.texts, run.tokens, strict=True):
-        if text.kind == "prompt" and text.contrast == CONTRAST and not text.side and text.scenario_id in scenarios:
+        if text.kind == "prompt" and text.contrast == run.contrast and not text.side and text.scenario_id in scenarios:
             found.setdefault(text.scenario_id, (text, tokens))
     return list(found.values())
 
@@ -123,7 +123,7 @@ def _answer(run: Run, checkpoint: Checkpoint, prompts: Sequence[tuple[Text, Toke
         top = max(map(abs, settings.alphas))
         doses += [-top, top]
         direction = load_direction(
-            run.directions(checkpoint.name), CONTRAST, POOLED, STEERING, site_names(layer + 1)[-1]
+            run.directions(checkpoint.name), run.contrast, POOLED, STEERING, site_names(layer + 1)[-1]
         )
     with run.open_store(checkpoint.name) as store:
         identity = store.identity

@@ -30,14 +30,13 @@ from probes.sides import POOLED, Layout, layout, read_sides
 from probes.sites import POSITION, STEERING
 from probes.steering import dose_slopes, monotone
 from probes.trials import LINEAR_REACH, Answers, Trial
-from scripts.runfolder import CONTRAST, Run
+from scripts.runfolder import Run
 
 CHECKED, CHECKED_SCENARIOS = 10, 4  # control directions run at finite dose, on so many scenarios a domain
 NEUTRAL_TEXTS = 24
 MAY_BE_EMPTY = (
     *("alpha", "margin_pmi", "first_order", "slope", "slope_sd", "anti_steerable", "monotone", "kl", "perplexity"),
 )
-SYSTEM_PROMPT = "You are a warm and compassionate assistant. Answer with care for whoever is affected."
 
 
 def steer(run: Run) -> None:
@@ -52,7 +51,7 @@ def steer(run: Run) -> None:
             band = band_layers(len(store.sites) - 1, run.study.settings.layer_band)
             layer = band[len(band) // 2]
             directions = [
-                load_direction(run.directions(checkpoint.name), CONTRAST, POOLED, STEERING, site)
+                load_direction(run.directions(checkpoint.name), run.contrast, POOLED, STEERING, site)
                 for site in site_names(len(store.sites) - 1)
             ]
             checks = controls_of(run, store, plan, scored, directions[layer + 1])["matched"][:CHECKED]
@@ -137,7 +136,7 @@ def _members(run: Run, kind: str, scenarios: Sequence[str]) -> list[int]:
     return [
         i
         for i, t in enumerate(run.texts)
-        if t.kind == kind and t.scenario_id in wanted and t.contrast == CONTRAST and t.design == "contrast"
+        if t.kind == kind and t.scenario_id in wanted and t.contrast == run.contrast and t.design == "contrast"
     ]
 
 
@@ -154,7 +153,11 @@ def _weights(texts: Sequence[Text], scenarios: Sequence[str]) -> np.ndarray:
 def _prompted(run: Run, scenarios: Sequence[str]) -> Answers:
     """The same answers behind a system prompt that asks for compassion."""
     template = run.template or models.study_template(run.study)
-    asked = {p.pair_id: template.prompt(p.prompt, SYSTEM_PROMPT) for p in run.pairs.pairs if p.role == "response"}
+    asked = {
+        p.pair_id: template.prompt(p.prompt, run.study.settings.system_prompt)
+        for p in run.pairs.pairs
+        if p.role == "response"
+    }
     texts = []
     for text in (run.texts[i] for i in _members(run, "response", scenarios)):
         before, answer = asked[text.pair_id], text.text[text.read_from :]
@@ -170,7 +173,7 @@ def controls_of(
     """Control directions at the direction's site (`probes.effects.control_sets`), from scenarios not scored."""
     rows = store.rows("response")
     confounds = {}
-    for name in dict.fromkeys(rows[(rows.design == "contrast") & (rows.contrast != CONTRAST)].contrast):
+    for name in dict.fromkeys(rows[(rows.design == "contrast") & (rows.contrast != run.contrast)].contrast):
         if not name.startswith(NULLS):
             other = layout(rows, name, str(store.path))
             confounds[name] = read_sides(store, other, POSITION, direction.site).difference.mean(axis=0)

@@ -18,7 +18,7 @@ from probes.permutation import DRAWS
 from probes.sides import scenario_folds
 from probes.sites import POSITION, Task
 from probes.surface import side_texts, surface_areas
-from scripts.runfolder import CONTRAST, Run
+from scripts.runfolder import Run
 
 SMALL = 2000  # scenarios × sites below which starting processes takes longer than the work
 
@@ -44,7 +44,7 @@ def train_probes(run: Run, jobs: int | None = None) -> None:
             plan, sites = run.layout(store), store.sites
         folds = scenario_folds(plan, N_FOLDS, seed)
         if not baselines:  # texts and folds are the lineage's
-            positive, negative = side_texts(run.pairs, plan, CONTRAST)
+            positive, negative = side_texts(run.pairs, plan, run.contrast)
             with run.progress("text-only baselines", len(plan.slices())) as advance:
                 for name in plan.slices():
                     members = plan.members(name)
@@ -58,7 +58,7 @@ def train_probes(run: Run, jobs: int | None = None) -> None:
             folds=folds,
             baselines=baselines,
             kept_out=held_out(plan, run.study.settings.steer_scenarios, seed),
-            contrast=CONTRAST,
+            contrast=run.contrast,
             seed=seed,
             draws=DRAWS,
         )
@@ -86,7 +86,7 @@ def _layer_rows(run: Run, checkpoint: Checkpoint, fit: Fit) -> Iterator[dict[str
         yield {
             "checkpoint": checkpoint.name,
             **run.about(checkpoint),
-            "contrast": CONTRAST,
+            "contrast": run.contrast,
             "domain": row.domain,
             "layer": site_layer(row.site),
             "position": POSITION,

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import pair, write_lines
+from conftest import base, pair, study_of, write_lines
 
 from activations.errors import InputError
-from activations.pairs import PlainTemplate, load_neutral, load_pairs, render_texts
+from activations.pairs import PlainTemplate, load_neutral, load_pairs, render_texts, study_texts
 from activations.tokens import tokenize
 
 
@@ -173,3 +173,13 @@ def test_system_and_user_pairs_are_read_at_the_prompt(tmp_path):
     assert texts[0].text.endswith("Assistant:")
     assert rows[0]["positive"] in texts[0].text
     assert rows[1]["negative"] in texts[3].text
+
+
+def test_a_study_of_a_contrast_that_no_pair_has_is_refused_by_name(texts_folder, tiny):
+    study = study_of(texts_folder, [base(tiny)], contrast="patience")
+    with pytest.raises(InputError) as caught:
+        study_texts(study, PlainTemplate())
+    said = str(caught.value)
+    assert "patience" in said
+    assert "study.contrast" in said
+    assert "pairs.jsonl: compassion" in said
