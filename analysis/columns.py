@@ -250,7 +250,7 @@ TABLES: dict[str, dict[str, str]] = {
         "control": "none: the compassion direction, fitted on scenarios that are not scored here; matched-N: random, "
         "with the covariance of the texts within a side; system prompt",
         "alpha": "dose in units of tau",
-        "n_scenarios": "held-out scenarios scored (control directions: at most four a domain)",
+        "n_scenarios": "held-out scenarios scored (control directions: at most two a domain)",
         "margin": "mean log-prob a token of the compassionate minus the curt answer, nats",
         "margin_low": "lower 95 % limit (t over scenarios)",
         "margin_high": "upper 95 % limit",

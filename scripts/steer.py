@@ -32,7 +32,7 @@ from probes.steering import dose_slopes, monotone
 from probes.trials import LINEAR_REACH, Answers, Trial
 from scripts.runfolder import Run
 
-CHECKED, CHECKED_SCENARIOS = 10, 4  # control directions run at finite dose, on so many scenarios a domain
+CHECKED, CHECKED_SCENARIOS = 10, 2  # control directions run at finite dose, on so many scenarios a domain
 NEUTRAL_TEXTS = 24
 MAY_BE_EMPTY = (
     *("alpha", "margin_pmi", "first_order", "slope", "slope_sd", "anti_steerable", "monotone", "kl", "perplexity"),
