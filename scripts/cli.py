@@ -15,8 +15,8 @@ from scripts import run_verbs, stage_verbs
 VERBS = (
     *(stage_verbs.run, stage_verbs.capture, stage_verbs.train_probes, stage_verbs.steer, stage_verbs.sample),
     *(stage_verbs.mediate, stage_verbs.analyze, stage_verbs.report, stage_verbs.compare),
-    *(run_verbs.export, run_verbs.read, run_verbs.generate, run_verbs.audit, run_verbs.check),
-    *(run_verbs.calibrate, run_verbs.doctor),
+    *(run_verbs.export, run_verbs.read, run_verbs.generate, run_verbs.judge, run_verbs.audit),
+    *(run_verbs.check, run_verbs.calibrate, run_verbs.doctor),
 )
 
 app = typer.Typer(

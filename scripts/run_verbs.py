@@ -95,6 +95,28 @@ def generate(
     )
 
 
+def judge(
+    run: RunPath,
+    url: Annotated[str, typer.Option(help="An OpenAI-compatible endpoint: what comes before /chat/completions.")],
+    model: Annotated[str, typer.Option(help="The name the endpoint knows the judge by.")],
+    key_env: Annotated[
+        str | None,
+        typer.Option(
+            help="Environment variable that holds the API key, such as OPENAI_API_KEY. Default: no key is sent.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Questions to ask this time. Default: all.", show_default=False)
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Let another model rate the sampled answers' compassion from 1 to 5. Needs the extra `judge`."""
+    from scripts.judge import judge as verb
+
+    verb(run, url, model, key_env, limit, Console(quiet=quiet, width=None if sys.stdout.isatty() else 110))
+
+
 def audit(
     pairs: Annotated[list[str], typer.Argument(metavar="PAIRS...", help="Pair files, folders, or builtin:NAME.")],
     json_file: Annotated[
