@@ -240,6 +240,16 @@ TABLES: dict[str, dict[str, str]] = {
         "scenarios that are not asked here), from the middle of the two sides, in SDs within a side; empty without an "
         "answer",
     },
+    "judged": _CHECKPOINT
+    | _DOMAIN
+    | {
+        "scenario_id": "whose prompt is answered",
+        "alpha": "as in generations.csv, which holds the answer",
+        "sample": "likewise",
+        "judge": "the model that rated it (`compassion judge`)",
+        "score": "how much the answer cares about those whom the prompt concerns, from 1 to 5; empty where the judge's "
+        "reply is no such integer",
+    },
     "steering": _CHECKPOINT
     | _DOMAIN
     | {

@@ -10,10 +10,10 @@ from analysis.columns import TABLES
 
 __all__ = ("ELSEWHERE", "TABLES", "TEXT", "read_table", "write_table")
 
-ELSEWHERE = ("calibration",)  # made by a command of its own
+ELSEWHERE = ("calibration", "judged")  # each made by a command of its own
 TEXT = (
     *("checkpoint", "parent", "child", "child_a", "child_b", "stage", "data_domain", "domain", "contrast"),
-    *("kind", "patched", "scenario_id", "prompt", "text"),
+    *("kind", "patched", "scenario_id", "prompt", "text", "judge"),
     *("state", "passed", "says", "verdict", "evidence", "gates_failed", "reasons", "series", "unit", "control"),
     *("world", "truth", "measure"),
 )

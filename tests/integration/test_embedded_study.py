@@ -16,6 +16,7 @@ from activations.study import Study, build_study
 from activations.tokens import tokenize
 from analysis.tables import read_table
 from scripts import cli
+from scripts.stage_verbs import in_run_folder
 
 ROOT = Path(__file__).parents[2]
 DOMAINS = ["grief", "animal_welfare"]
@@ -51,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("run")
     cli._settle_libraries()
-    cli._stage(run_all, study(), folder, quiet=True, device="cpu")
+    in_run_folder(run_all, study(), folder, quiet=True, device="cpu")
     return folder
 
 
