@@ -69,7 +69,7 @@ def token_projections(
     return found
 
 
-def neutral_range(projections: Sequence[Float[np.ndarray, "token"]]) -> tuple[float, float]:
+def neutral_range(projections: Sequence[Float[np.ndarray, "_"]]) -> tuple[float, float]:
     """The 1st and 99th percentile of neutral texts' tokens, the first of each text (the attention sink) left out."""
     low, high = np.percentile(np.concatenate([p[1:] for p in projections]), RANGE)
     return float(low), float(high)

@@ -18,6 +18,7 @@ from scripts.reopen import described, open_model, pick, reopened
 from scripts.runfolder import Run
 
 BAR = 10  # characters on either side of the middle
+BUILTIN = "compassion"
 
 
 def read(
@@ -115,19 +116,25 @@ def _print(reading: Reading, name: str, direction: Direction, console: Console) 
         console.print(line, soft_wrap=True)
     low, high = number(reading.low), number(reading.high)
     scale = Line()
-    scale.append(f"curt {low} τ ")
+    lower, upper = _ends(direction.contrast)
+    scale.append(f"{lower} {low} τ ")
     if coloured:
         for step in range(-4, 5):
             scale.append("  ", style=f"on {shade(step / 4)}")
     else:
         scale.append("◄◄◄│►►►")
-    scale.append(f" {high} τ compassionate (1 % and 99 % of the study's neutral tokens)")
+    scale.append(f" {high} τ {upper} (1 % and 99 % of the study's neutral tokens)")
     console.print(scale, soft_wrap=True)
     read = reading.projections[reading.read_from :]
     said = f"{name}, {described(direction)}: mean of {len(read)} tokens {number(float(read.mean()))} τ"
     console.print(said, markup=False, highlight=False, soft_wrap=True)
     unread = "the first token is an attention sink" if reading.read_from == 1 else "the prompt comes before"
     console.print(f"not read: {unread}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _ends(contrast: str) -> tuple[str, str]:
+    """What the scale's two ends are called: the built-in contrast has names for its sides, others only their own."""
+    return ("curt", "compassionate") if contrast == BUILTIN else (f"less {contrast}", f"more {contrast}")
 
 
 def _row(reading: Reading, index: int, shown: str) -> str:

@@ -90,6 +90,7 @@ def compare(
     quiet: Quiet = False,
     device: Device = None,
     pairs: Annotated[str, typer.Option(help="Pair file, or builtin:compassion.")] = "builtin:compassion",
+    contrast: Annotated[str, typer.Option(help="The contrast of the pairs that is studied.")] = "compassion",
     domains: Annotated[str, typer.Option(help="Comma-separated domains; empty takes all.")] = "",
     max_scenarios: Annotated[int | None, typer.Option(help="Scenarios a domain.", show_default=False)] = None,
 ) -> None:
@@ -98,7 +99,8 @@ def compare(
     from scripts.run import run_all
 
     chosen = pairs if pairs.startswith("builtin:") else str(Path(pairs).resolve())
-    settings: dict[str, Any] = {"pairs": chosen, "domains": [d.strip() for d in domains.split(",") if d.strip()]}
+    kept = [d.strip() for d in domains.split(",") if d.strip()]
+    settings: dict[str, Any] = {"pairs": chosen, "contrast": contrast, "domains": kept}
     if max_scenarios is not None:
         settings["max_scenarios"] = max_scenarios
     in_run_folder(run_all, compare_study(parent, child, settings), out, quiet, device)

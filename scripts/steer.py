@@ -151,7 +151,7 @@ def _weights(texts: Sequence[Text], scenarios: Sequence[str]) -> np.ndarray:
 
 
 def _prompted(run: Run, scenarios: Sequence[str]) -> Answers:
-    """The same answers behind a system prompt that asks for compassion."""
+    """The same answers behind the study's system prompt."""
     template = run.template or models.study_template(run.study)
     asked = {
         p.pair_id: template.prompt(p.prompt, run.study.settings.system_prompt)

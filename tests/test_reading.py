@@ -1,7 +1,9 @@
 """Reading a text: projections equal plain hooks, the pieces are the text, nothing in a text acts on the page."""
 
 import html
+import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from conftest import base, save_tokenizer, study_of
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from test_steering import direction
 from transformers import AutoTokenizer
 
@@ -20,6 +23,7 @@ from activations.pairs import Text
 from activations.tokens import token_pieces, tokenize
 from analysis.reading_page import number, shade, visible, write_page
 from probes.reading import Reading, neutral_range, token_projections
+from scripts.read import _print
 
 NASTY = ["two\nlines\tand\x1b[31m red", "naïve ☕ 🧑‍🚒 end ", '<b>&"quoted"</b> [bold]x[/bold]', "a\u202eb\x00c\x7f"]
 
@@ -32,6 +36,17 @@ def text(words: str) -> Text:
 def model(texts_folder: Path, tiny: Path) -> OpenModel:
     study = study_of(texts_folder, [base(tiny)])
     return open_checkpoint(study, "base", device=torch.device("cpu"), neutral_ids=[])
+
+
+@pytest.mark.parametrize(
+    ("contrast", "ends"), [("compassion", ("curt", "compassionate")), ("patience", ("less patience", "more patience"))]
+)
+def test_the_ends_of_the_terminals_scale_are_named_for_the_contrast(contrast, ends):
+    reading = Reading(pieces=("a",), projections=np.array([2.0]), read_from=0, low=1.0, high=3.0)
+    u = replace(direction(np.ones(32), "blocks.0.hook_resid_post", tau=3.0), contrast=contrast)
+    screen = io.StringIO()
+    _print(reading, "base", u, Console(file=screen, width=200))
+    assert f"{ends[0]} +1.000 τ ◄◄◄│►►► +3.000 τ {ends[1]} (1 %" in screen.getvalue()
 
 
 @pytest.mark.parametrize("site", ["blocks.0.hook_resid_pre", "blocks.2.hook_resid_post"])

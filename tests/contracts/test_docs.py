@@ -45,6 +45,16 @@ def test_the_studies_that_ship_are_valid():
         assert load_pairs(*(study.resolve(p) for p in ([given] if isinstance(given, str) else given))).pairs
 
 
+def test_the_page_on_another_contrast_shows_the_study_that_ships():
+    page = (ROOT / "docs" / "another-contrast.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert shown == [(ROOT / "studies/patience/study.toml").read_text(encoding="utf-8")]
+    pairs = load_pairs(ROOT / "studies/patience/pairs.jsonl").pairs
+    quoted = re.findall(r"^> \*\*(?:\+|−)\*\* … (.*?)\\?$", page, re.MULTILINE)
+    assert len(quoted) == 2
+    assert any(p.positive.endswith(quoted[0]) and p.negative.endswith(quoted[1]) for p in pairs)
+
+
 def test_the_built_in_texts_load_and_are_whole():
     pairs = load_pairs("builtin:compassion")
     counts = {d: len({p.scenario_id for p in pairs.pairs if p.domain == d}) for d in pairs.domains}

@@ -379,6 +379,16 @@ def test_compare_needs_no_study_file(home, tiny, adapter, tmp_path, monkeypatch,
     }
 
 
+def test_compare_measures_the_contrast_it_is_given(tiny, adapter, tmp_path, monkeypatch, capsys):
+    rows = [pair(n, d) | {"contrast": "patience"} for d in ("harbour", "orchard") for n in range(6)]
+    pairs = write_lines(tmp_path / "pairs.jsonl", rows)
+    words = ("compare", str(tiny), str(adapter), "--pairs", str(pairs), "--out", str(tmp_path / "run"))
+    assert "contrasts in" in refused(monkeypatch, capsys, *words)
+    assert command(monkeypatch, *words, "--contrast", "patience") == 0
+    edges = pd.read_csv(tmp_path / "run" / "tables" / "edges.csv")
+    assert set(edges.contrast) == {"patience"}
+
+
 @pytest.mark.parametrize(
     ("parent", "said"), [("./nowhere", "is no folder"), ("embedded:other", "no embedded model 'other'")]
 )
