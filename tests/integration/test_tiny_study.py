@@ -374,7 +374,7 @@ def test_compare_needs_no_study_file(home, tiny, adapter, tmp_path, monkeypatch,
     assert "parent → child" in capsys.readouterr().out
     edges = pd.read_csv(tmp_path / "run" / "tables" / "edges.csv")
     assert set(edges.quantity) == {
-        *("R_tau", "R_sd", "F", "F_reverse", "cosine", "sigma", "midpoint", "P", "B", "B_nats", "B_pmi"),
+        *("R_tau", "R_sd", "F", "F_reverse", "cosine", "sigma", "midpoint", "P", "B", "B_nats", "B_pmi", "G", "S"),
         *("F_aligned", "signal", "perplexity", "R_mde", "B_mde"),
     }
 
