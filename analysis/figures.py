@@ -64,34 +64,37 @@ def layer_curves(
 
 
 def retention_dots(edges: pd.DataFrame) -> Figure:
-    """Band retention, frozen retention and margin change of every step and domain, with their intervals."""
+    """Band retention, frozen retention and margin change with their intervals: by domain and step, or, of many steps,
+    a line a step over all domains.
+    """
     panels = (("R_tau", "retention of size (τ)", 1.0), ("F", "frozen retention", 1.0), ("B", "margin change (SD)", 0.0))
-    domains = _order(edges.domain)
-    steps = list(dict.fromkeys(zip(edges.parent, edges.child, strict=True)))
+    labelled = edges.assign(step=edges.parent + " → " + edges.child)
+    rows, series = _order(labelled.domain), _order(labelled.step)
+    by, within = "domain", "step"
+    if len(series) > len(COLOURS):
+        everything = "pooled" if "pooled" in rows else rows[0]
+        rows, series, by, within = series, [everything], "step", "domain"
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.0, 1.2 + 0.42 * len(domains)), layout="constrained")
+        figure = Figure(figsize=(9.0, 1.3 + 0.42 * len(rows)))
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(panels), sharey=True)
         for axis, (quantity, title, null) in zip(axes, panels, strict=True):
             axis.axvline(null, color=GREY, linewidth=0.8)
-            for number, (parent, child) in enumerate(steps):
-                part = edges[(edges.parent == parent) & (edges.child == child) & (edges.quantity == quantity)]
-                part = part.set_index("domain").reindex(domains)
-                shift = 0.5 * ((number + 0.5) / len(steps) - 0.5)
-                height = [len(domains) - 1 - i - shift for i in range(len(domains))]
-                reach = [part.value - part.low, part.high - part.value]
+            for number, one in enumerate(series):
+                part = labelled[(labelled[within] == one) & (labelled.quantity == quantity)].set_index(by).reindex(rows)
+                shift = 0.5 * ((number + 0.5) / len(series) - 0.5)
                 axis.errorbar(
                     part.value,
-                    height,
-                    xerr=reach,
+                    [len(rows) - 1 - i - shift for i in range(len(rows))],
+                    xerr=[part.value - part.low, part.high - part.value],
                     fmt=MARKERS[number % len(MARKERS)],
                     linewidth=1.2,
                     color=COLOURS[number % len(COLOURS)],
-                    label=f"{parent} → {child}",
+                    label=one,
                 )
             axis.set_title(title)
-        axes[0].set_yticks(range(len(domains) - 1, -1, -1), [d.replace("_", " ") for d in domains])
-        _legend(figure, axes[0])
+        axes[0].set_yticks(range(len(rows) - 1, -1, -1), [r.replace("_", " ") for r in rows])
+        _legend(figure, axes[0], left=0.2 + 0.075 * max(map(len, rows)))
     return figure
 
 
@@ -162,7 +165,7 @@ def _style(number: int) -> dict[str, Any]:
 def _grid(panels: int, height: float) -> tuple[Figure, list[Any]]:
     columns = min(4, panels)
     lines = math.ceil(panels / columns)
-    figure = Figure(figsize=(9.0, 0.9 + height * lines), layout="constrained")
+    figure = Figure(figsize=(9.0, 1.0 + height * lines))
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
     for unused in axes[panels:]:
@@ -183,6 +186,15 @@ def _finish(figure: Figure, axes: list[Any], x: str, y: str) -> None:
     _legend(figure, axes[0])
 
 
-def _legend(figure: Figure, axis: Any) -> None:
+def _legend(figure: Figure, axis: Any, left: float = 0.65) -> None:
+    """One legend below all panels, and the margins around them in inches: a layout engine takes seconds for these."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    columns = min(max(1, int(8.5 / (0.6 + 0.085 * max(map(len, labels))))), len(labels))
+    below = 0.5 + 0.2 * math.ceil(len(labels) / columns)
+    width, height = figure.get_size_inches()
+    height += below - 0.7
+    figure.set_size_inches(width, height)
+    figure.subplots_adjust(
+        left=left / width, right=1 - 0.1 / width, top=1 - 0.3 / height, bottom=below / height, hspace=0.3, wspace=0.08
+    )
+    figure.legend(handles, labels, loc="lower center", ncols=columns)
