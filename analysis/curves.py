@@ -1,17 +1,18 @@
 """Layer-wise pages and steering pages: cells of layers.csv, drift.csv, slopes.csv and steering.csv to panels."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.page import number, words
+from analysis.page import MISSING, number, words
 from analysis.panels import Frame, Group, Panel, span
 from analysis.sections import records
 
-Slices = Mapping[tuple[str, ...], pd.DataFrame]
+Rows = Mapping[str, np.ndarray]  # columns of some rows, in order
+Slices = Mapping[tuple[str, ...], Rows]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +88,11 @@ QUANTITIES = (
 
 
 def layer_pages(
-    layers: pd.DataFrame, drift: pd.DataFrame, steps: Sequence[Mapping[str, Any]], domains: Sequence[str], band: list[int]
+    layers: pd.DataFrame,
+    drift: pd.DataFrame,
+    steps: Sequence[Mapping[str, Any]],
+    domains: Sequence[str],
+    band: list[int],
 ) -> list[dict[str, Any]]:
     """A page for the root alone, then one for every step: a group of panels a quantity, a panel a domain.
 
@@ -98,15 +103,26 @@ def layer_pages(
         band: layers of the declared band.
     """
     fitted = layers[(layers.method == "mass-mean") & (layers.contrast == layers.contrast.iloc[0])]
-    by_checkpoint = _slices(fitted, ["checkpoint", "domain"])
+    needed = {q.table: ["layer", "best_baseline_auroc"] if q.table == "layers" else ["layer"] for q in QUANTITIES}
+    for quantity in QUANTITIES:
+        needed[quantity.table] += [quantity.column, *(quantity.limits or ())]
+    by_checkpoint = slices(fitted, ["checkpoint", "domain"], "layer", needed["layers"])
     moved = drift[(drift.gauge == "tau") & (drift.layer != "band")] if len(drift) else drift
     moved = moved[moved.contrast == moved.contrast.iloc[0]] if len(moved) else moved
-    by_step = _slices(moved.assign(layer=moved.layer.astype(int)), ["parent", "child", "domain"])
+    moved = moved.assign(layer=moved.layer.astype(int))
+    by_step = slices(moved, ["parent", "child", "domain"], "layer", needed["drift"])
     ends = {q.column: _axis(q, fitted if q.table == "layers" else moved) for q in QUANTITIES}
     xs = (float(fitted.layer.min()), float(fitted.layer.max()))
     root = str(layers.checkpoint.iloc[0])
     known = domains or list(dict.fromkeys(fitted.domain))
-    pages = [{"parent": None, "child": root, "step": "", "groups": _groups(by_checkpoint, {}, None, root, known, band, xs, ends)}]
+    pages = [
+        {
+            "parent": None,
+            "child": root,
+            "step": "",
+            "groups": _groups(by_checkpoint, {}, None, root, known, band, xs, ends),
+        }
+    ]
     for step in steps:
         groups = _groups(by_checkpoint, by_step, step["parent"], step["child"], known, band, xs, ends)
         pages.append({"parent": step["parent"], "child": step["child"], "step": step["step"], "groups": groups})
@@ -130,7 +146,11 @@ def _groups(
         frame = Frame(xs, ends[quantity.column])
         panels = []
         for domain in domains:
-            own = checkpoints.get((child, domain)) if quantity.table == "layers" else steps.get((str(parent), child, domain))
+            own = (
+                checkpoints.get((child, domain))
+                if quantity.table == "layers"
+                else steps.get((str(parent), child, domain))
+            )
             if own is not None:
                 before = checkpoints.get((parent, domain)) if parent and quantity.table == "layers" else None
                 panels.append(_panel(quantity, frame, domain, own, before, band))
@@ -139,25 +159,19 @@ def _groups(
     return found
 
 
-def _panel(
-    quantity: Quantity, frame: Frame, domain: str, own: pd.DataFrame, before: pd.DataFrame | None, band: list[int]
-) -> Panel:
-    xs = own.layer.to_numpy(dtype=float)
+def _panel(quantity: Quantity, frame: Frame, domain: str, own: Rows, before: Rows | None, band: list[int]) -> Panel:
+    xs, middle = own["layer"], band[len(band) // 2]
     paths = []
     if quantity.limits:
-        low, high = (own[c].to_numpy(dtype=float) for c in quantity.limits)
-        paths.append(("ribbon", frame.ribbon(xs, low, high)))
+        paths.append(("ribbon", frame.ribbon(xs, own[quantity.limits[0]], own[quantity.limits[1]])))
     if quantity.column == "auroc":
-        paths.append(("text", frame.line(xs, own.best_baseline_auroc.to_numpy(dtype=float))))
+        paths.append(("text", frame.line(xs, own["best_baseline_auroc"])))
     if before is not None:
-        paths.append(("before", frame.line(before.layer.to_numpy(dtype=float), before[quantity.column].to_numpy(dtype=float))))
-    paths.append(("own", frame.line(xs, own[quantity.column].to_numpy(dtype=float))))
-    middle = band[len(band) // 2]
-    at = own[own.layer == middle]
-    says = f"{quantity.title} in {words(domain)}: {number(at[quantity.column].iloc[0])} after layer {middle}"
+        paths.append(("before", frame.line(before["layer"], before[quantity.column])))
+    paths.append(("own", frame.line(xs, own[quantity.column])))
+    says = f"{quantity.title} in {words(domain)}: {_at(own, middle, quantity.column)} after layer {middle}"
     if before is not None:
-        says += f", in the parent {number(before[before.layer == middle][quantity.column].iloc[0])}"
-    left = frame.x(min(band) - 0.5)
+        says += f", in the parent {_at(before, middle, quantity.column)}"
     return Panel(
         domain=domain,
         says=says,
@@ -165,12 +179,22 @@ def _panel(
         x_ends=(number(frame.xs[0], 0), number(frame.xs[1], 0)),
         y_ends=(number(frame.ys[0]), number(frame.ys[1])),
         level=None if quantity.level is None else frame.y(quantity.level),
-        band=(left, frame.x(max(band) + 0.5) - left),
+        band=_shaded(frame, band),
     )
 
 
+def _at(rows: Rows, layer: int, column: str) -> str:
+    found = rows[column][rows["layer"] == layer]
+    return number(float(found[0])) if len(found) else MISSING
+
+
+def _shaded(frame: Frame, band: list[int]) -> tuple[int, int]:
+    left = frame.x(min(band) - 0.5)
+    return left, frame.x(max(band) + 0.5) - left
+
+
 def steering_pages(steering: pd.DataFrame, slopes: pd.DataFrame, band: list[int]) -> list[dict[str, Any]]:
-    """A page for every steered checkpoint: margin against dose and slope against layer by domain, damage against dose."""
+    """A page for every steered checkpoint: margin by dose and slope by layer in every domain, damage by dose."""
     added = steering[steering.kind == "add"]
     if added.empty:
         return []
@@ -179,20 +203,20 @@ def steering_pages(steering: pd.DataFrame, slopes: pd.DataFrame, band: list[int]
     shift = Frame(doses, span([*own.shift_low, *own.shift_high], at_least=(-0.05, 0.05)))
     at_layers = (float(slopes.layer.min()), float(slopes.layer.max()))
     slope = Frame(at_layers, span([*slopes[slopes.control == "none"].slope], at_least=(-0.1, 0.1)))
-    null = _slices(slopes[slopes.control == "matched"], ["checkpoint", "domain"])
-    slanted = _slices(slopes[slopes.control == "none"], ["checkpoint", "domain"])
-    others = _slices(random, ["checkpoint", "domain"])
+    keys = ["checkpoint", "domain"]
+    at_doses = slices(own, keys, "alpha", ["alpha", "shift", "shift_low", "shift_high"])
+    randoms = slices(random, [*keys, "control"], "alpha", ["alpha", "shift"])
+    thin: dict[tuple[str, ...], str] = {}
+    for (checkpoint, domain, _), rows in randoms.items():
+        thin[checkpoint, domain] = thin.get((checkpoint, domain), "") + shift.line(rows["alpha"], rows["shift"])
+    columns = ["layer", "slope", "slope_low", "slope_high"]
+    null = slices(slopes[slopes.control == "matched"], keys, "layer", columns)
+    slanted = slices(slopes[slopes.control == "none"], keys, "layer", columns)
     pages = []
     for checkpoint, part in own.groupby("checkpoint", sort=False):
-        dosed = [
-            _dose_panel(shift, str(domain), rows.sort_values("alpha"), others.get((str(checkpoint), str(domain))))
-            for domain, rows in part.groupby("domain", sort=False)
-        ]
-        sloped = [
-            _slope_panel(slope, domain, slanted[(checkpoint, domain)], null.get((checkpoint, domain)), band)
-            for domain in dict.fromkeys(part.domain)
-            if (checkpoint, domain) in slanted
-        ]
+        here = [(str(checkpoint), d) for d in dict.fromkeys(part.domain)]
+        dosed = [_dose_panel(shift, key[1], at_doses[key], thin.get(key, "")) for key in here]
+        sloped = [_slope_panel(slope, key[1], slanted[key], null.get(key), band) for key in here if key in slanted]
         damage = part[part.domain == part.domain.iloc[-1]].sort_values("alpha")
         pages.append(
             {
@@ -219,22 +243,18 @@ def steering_pages(steering: pd.DataFrame, slopes: pd.DataFrame, band: list[int]
     return pages
 
 
-def _dose_panel(frame: Frame, domain: str, own: pd.DataFrame, others: pd.DataFrame | None) -> Panel:
-    xs = own.alpha.to_numpy(dtype=float)
-    thin = ""
-    if others is not None:
-        for _, rows in others.sort_values("alpha").groupby("control", sort=False):
-            thin += frame.line(rows.alpha.to_numpy(dtype=float), rows["shift"].to_numpy(dtype=float))
-    last = own.iloc[-1]
+def _dose_panel(frame: Frame, domain: str, own: Rows, thin: str) -> Panel:
+    xs = own["alpha"]
+    last = {column: values[-1] for column, values in own.items()}
     return Panel(
         domain=domain,
-        says=f"Margin change in {words(domain)} at dose {number(last.alpha)}: {number(last['shift'], 3)} "
-        f"[{number(last.shift_low, 3)}, {number(last.shift_high, 3)}]",
+        says=f"Margin change in {words(domain)} at dose {number(last['alpha'])}: {number(last['shift'], 3)} "
+        f"[{number(last['shift_low'], 3)}, {number(last['shift_high'], 3)}]",
         paths=[
             ("random", thin),
-            ("bars", frame.bars(xs, own.shift_low.to_numpy(dtype=float), own.shift_high.to_numpy(dtype=float))),
-            ("own", frame.line(xs, own["shift"].to_numpy(dtype=float))),
-            ("dots", frame.dots(xs, own["shift"].to_numpy(dtype=float))),
+            ("bars", frame.bars(xs, own["shift_low"], own["shift_high"])),
+            ("own", frame.line(xs, own["shift"])),
+            ("dots", frame.dots(xs, own["shift"])),
         ],
         x_ends=(number(frame.xs[0]), number(frame.xs[1])),
         y_ends=(number(frame.ys[0]), number(frame.ys[1])),
@@ -242,43 +262,31 @@ def _dose_panel(frame: Frame, domain: str, own: pd.DataFrame, others: pd.DataFra
     )
 
 
-def _slope_panel(frame: Frame, domain: str, own: pd.DataFrame, null: pd.DataFrame | None, band: list[int]) -> Panel:
-    xs = own.layer.to_numpy(dtype=float)
-    paths = []
-    if null is not None:
-        reach = null.slope_high.to_numpy(dtype=float)
-        paths.append(("null", frame.ribbon(null.layer.to_numpy(dtype=float), -reach, reach)))
-    limits = (own.slope_low.to_numpy(dtype=float), own.slope_high.to_numpy(dtype=float))
-    paths += [("ribbon", frame.ribbon(xs, *limits)), ("own", frame.line(xs, own.slope.to_numpy(dtype=float)))]
-    middle = own[own.layer == band[len(band) // 2]]
-    left = frame.x(min(band) - 0.5)
+def _slope_panel(frame: Frame, domain: str, own: Rows, null: Rows | None, band: list[int]) -> Panel:
+    paths = [] if null is None else [("null", frame.ribbon(null["layer"], -null["slope_high"], null["slope_high"]))]
+    paths.append(("ribbon", frame.ribbon(own["layer"], own["slope_low"], own["slope_high"])))
+    paths.append(("own", frame.line(own["layer"], own["slope"])))
+    middle = band[len(band) // 2]
     return Panel(
         domain=domain,
-        says=f"Slope in {words(domain)} after layer {band[len(band) // 2]}: {number(middle.slope.iloc[0])}",
+        says=f"Slope in {words(domain)} after layer {middle}: {_at(own, middle, 'slope')}",
         paths=paths,
         x_ends=(number(frame.xs[0], 0), number(frame.xs[1], 0)),
         y_ends=(number(frame.ys[0]), number(frame.ys[1])),
         level=frame.y(0.0),
-        band=(left, frame.x(max(band) + 0.5) - left),
+        band=_shaded(frame, band),
     )
 
 
-def _slices(table: pd.DataFrame, keys: list[str]) -> Slices:
-    """The rows of every combination of the keys, by layer where there is one."""
-    if table.empty:
-        return {}
-    order = "layer" if "layer" in table and table.layer.notna().all() else keys[0]
+def slices(table: pd.DataFrame, keys: list[str], order: str, columns: list[str]) -> Slices:
+    """The rows of every combination of the keys, in the given order, as arrays of the columns."""
     ordered = table.sort_values(order, kind="stable")
-    return {tuple(map(str, key)): part for key, part in ordered.groupby(keys, sort=False)}
+    arrays = {c: ordered[c].to_numpy(dtype=float) for c in columns}
+    places = ordered.groupby(keys, sort=False).indices
+    return {tuple(map(str, key)): {c: a[rows] for c, a in arrays.items()} for key, rows in places.items()}
 
 
 def _axis(quantity: Quantity, table: pd.DataFrame) -> tuple[float, float]:
     if quantity.fixed or table.empty:
         return quantity.axis
-    return span(_cells(table, [quantity.column]), at_least=quantity.axis)
-
-
-def _cells(table: pd.DataFrame, columns: Iterable[str]) -> np.ndarray:
-    return np.concatenate([table[c].to_numpy(dtype=float) for c in columns])
-
-
+    return span(table[quantity.column], at_least=quantity.axis)

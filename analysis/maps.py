@@ -69,7 +69,8 @@ def transfer_maps(
 
 def _heat(found: Mapping[Any, float], rows: Sequence[str], columns: Sequence[str], top: float) -> HeatMap:
     cells = [
-        [(number(found[(r, c)]), _level(found[(r, c)], top)) if (r, c) in found else None for c in columns] for r in rows
+        [(number(found[(r, c)]), _level(found[(r, c)], top)) if (r, c) in found else None for c in columns]
+        for r in rows
     ]
     return HeatMap(rows=list(rows), columns=list(columns), cells=cells)
 
@@ -83,22 +84,17 @@ def _level(value: float, top: float) -> int:
 
 def confound_pages(confounds: pd.DataFrame, layer: int) -> list[dict[str, Any]]:
     """By checkpoint, after one layer: a line a confound and domain with its cosine and what is left, and the 2×2."""
-    at = confounds[confounds.layer == layer]
-    pages = []
-    for checkpoint, part in at.groupby("checkpoint", sort=False):
-        lines = [
-            {"confound": confound, "domain": domain, **_by_quantity(rows)}
-            for (confound, domain), rows in part[part.confound != "2x2"].groupby(["confound", "domain"], sort=False)
-        ]
-        cells = [
-            {"domain": domain, **_by_quantity(rows)}
-            for domain, rows in part[part.confound == "2x2"].groupby("domain", sort=False)
-        ]
-        lines.sort(key=lambda r: r["domain"] != POOLED)
-        cells.sort(key=lambda r: r["domain"] != POOLED)
-        pages.append({"checkpoint": checkpoint, "lines": lines, "two_by_two": cells})
-    return pages
+    pages: dict[str, dict[str, dict[tuple[str, str], dict[str, Any]]]] = {}
+    for row in records(confounds[confounds.layer == layer]):
+        page = pages.setdefault(row["checkpoint"], {"lines": {}, "two_by_two": {}})
+        kind = "two_by_two" if row["confound"] == "2x2" else "lines"
+        about = {"domain": row["domain"], "confound": row["confound"], "n_scenarios": row["n_scenarios"], "found": {}}
+        page[kind].setdefault((row["domain"], row["confound"]), about)["found"][row["quantity"]] = row
+    return [
+        {"checkpoint": checkpoint} | {k: sorted(lines.values(), key=_pooled_first) for k, lines in page.items()}
+        for checkpoint, page in pages.items()
+    ]
 
 
-def _by_quantity(rows: pd.DataFrame) -> dict[str, Any]:
-    return {"n_scenarios": rows.n_scenarios.iloc[0], "found": {r["quantity"]: r for r in records(rows)}}
+def _pooled_first(row: Mapping[str, Any]) -> bool:
+    return row["domain"] != POOLED

@@ -34,8 +34,18 @@ GATES = {
 }
 # Columns of p-values and states: the tests of a run, by table, and what keeps them in check.
 TESTS = (
-    ("edges", "state", "states of a step's quantities", "Bonferroni over a step's domains; flat by two one-sided tests"),
-    ("drift", "p", "retention layer by layer", "Holm over domains (band); false discovery rate over layers and domains"),
+    (
+        "edges",
+        "state",
+        "states of a step's quantities",
+        "Bonferroni over a step's domains; flat by two one-sided tests",
+    ),
+    (
+        "drift",
+        "p",
+        "retention layer by layer",
+        "Holm over domains (band); false discovery rate over layers and domains",
+    ),
     ("layers", "p_flip", "sides swapped at random, refitted", "max-T over layers and domains of a checkpoint"),
     ("layers", "p_matched", "against random directions, texts' covariance", "none; gate G4 reads the band's middle"),
     ("layers", "p_isotropic", "against isotropic random directions", "none; a weaker null, no gate reads it"),

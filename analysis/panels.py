@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-WIDTH, HEIGHT = 200, 92  # of a panel's drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 26, 196, 5, 78
+Values = np.ndarray | Sequence[float]
+LEFT, RIGHT, TOP, BOTTOM = 26, 196, 5, 78  # of a panel's axes, in a drawing of 200 by 92
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class Glyph:
 def glyph(
     value: float, low: float, high: float, *, null: float, zone: tuple[float, float], axis: tuple[float, float]
 ) -> Glyph | None:
-    """The interval as drawn in a cell; what lies beyond the axis is drawn at its end. None where there is no estimate."""
+    """The interval as drawn in a cell, at the axis' end where it lies beyond; None where there is no estimate."""
     if not math.isfinite(value):
         return None
 
@@ -57,7 +57,7 @@ class Frame:
         share = (value - low) / ((high - low) or 1.0)
         return round(BOTTOM - (BOTTOM - TOP) * min(max(share, 0.0), 1.0))
 
-    def line(self, xs: Sequence[float], ys: Sequence[float]) -> str:
+    def line(self, xs: Values, ys: Values) -> str:
         """A curve; it breaks where a cell is empty."""
         parts, drawing = [], False
         for x, y in zip(xs, ys, strict=True):
@@ -68,7 +68,7 @@ class Frame:
             drawing = True
         return "".join(parts)
 
-    def ribbon(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float]) -> str:
+    def ribbon(self, xs: Values, low: Values, high: Values) -> str:
         """The area between two limits; an empty limit ends it."""
         held = [not (math.isnan(a) or math.isnan(b)) for a, b in zip(low, high, strict=True)]
         parts, start = [], 0
@@ -85,7 +85,7 @@ class Frame:
             start = end
         return "".join(parts)
 
-    def bars(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float]) -> str:
+    def bars(self, xs: Values, low: Values, high: Values) -> str:
         """An upright bar for every interval."""
         return "".join(
             f"M{self.x(x)} {self.y(a)}V{self.y(b)}"
@@ -93,7 +93,7 @@ class Frame:
             if not (math.isnan(a) or math.isnan(b))
         )
 
-    def dots(self, xs: Sequence[float], ys: Sequence[float]) -> str:
+    def dots(self, xs: Values, ys: Values) -> str:
         """Points, as strokes of no length with round ends."""
         return "".join(f"M{self.x(x)} {self.y(y)}h0" for x, y in zip(xs, ys, strict=True) if not math.isnan(y))
 

@@ -50,8 +50,10 @@ def write_page(path: Path, reading: Reading, about: dict[str, str]) -> None:
         reading: the tokens.
         about: what was read, as (name, value) lines of the page's head.
     """
-    page = environment().get_template("reading.html").render(
-        tokens=_tokens(reading), about=about, low=number(reading.low), high=number(reading.high)
+    page = (
+        environment()
+        .get_template("reading.html")
+        .render(tokens=_tokens(reading), about=about, low=number(reading.low), high=number(reading.high))
     )
     write_text(path, page)
 

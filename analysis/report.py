@@ -46,31 +46,35 @@ def write_report(folder: Path) -> Path:
         "refusals": overview.refusals(tables["gates"]),
         "domains": domains,
     }
-    page = environment().get_template("report.html").render(
-        **said,
-        marks=[{"mark": overview.MARKS[k], "name": overview.KIND_NAMES[k], "kind": k} for k in overview.MARKS],
-        trees=overview.lineage(tables["receipts"], grid),
-        tests=overview.tests_run(tables),
-        layer_pages=curves.layer_pages(tables["layers"], tables["drift"], grid["rows"], domains, band),
-        transfer=maps.transfer_maps(tables["transfer"], grid["rows"], order, domains),
-        confounds=maps.confound_pages(tables["confounds"], middle),
-        steered=curves.steering_pages(tables["steering"], tables["slopes"], band),
-        steps=_steps(_main(tables["edges"]), grid),
-        gates=sections.failed_gates(tables["gates"]),
-        instrument=sections.records(tables["instrument"]),
-        branches=sections.branch_lines(tables["branches"]),
-        lone=sections.lone_domains(tables["branches"]),
-        doses=sections.dose_lines(tables["doses"]),
-        steering=sections.steering_lines(tables["slopes"], middle),
-        beside=sections.beside_lines(tables["steering"]),
-        mediation=sections.mediation_lines(tables["mediation"]),
-        answers=sections.answer_lines(tables["generations"]),
-        certificate=sections.certificate(folder / "tables"),
-        behaviour=_behaviour(tables["behaviour"], domains),
-        tables=[{"name": n, "rows": len(t), "columns": len(TABLES[n])} for n, t in tables.items()],
-        receipts=sections.records(tables["receipts"]),
-        baselines=_baselines(tables["layers"], middle),
-        audit=read_audit(folder / "audit.json"),
+    page = (
+        environment()
+        .get_template("report.html")
+        .render(
+            **said,
+            marks=[{"mark": overview.MARKS[k], "name": overview.KIND_NAMES[k], "kind": k} for k in overview.MARKS],
+            trees=overview.lineage(tables["receipts"], grid),
+            tests=overview.tests_run(tables),
+            layer_pages=curves.layer_pages(tables["layers"], tables["drift"], grid["rows"], domains, band),
+            transfer=maps.transfer_maps(tables["transfer"], grid["rows"], order, domains),
+            confounds=maps.confound_pages(tables["confounds"], middle),
+            steered=curves.steering_pages(tables["steering"], tables["slopes"], band),
+            steps=_steps(_main(tables["edges"]), grid),
+            gates=sections.failed_gates(tables["gates"]),
+            instrument=sections.records(tables["instrument"]),
+            branches=sections.branch_lines(tables["branches"]),
+            lone=sections.lone_domains(tables["branches"]),
+            doses=sections.dose_lines(tables["doses"]),
+            steering=sections.steering_lines(tables["slopes"], middle),
+            beside=sections.beside_lines(tables["steering"]),
+            mediation=sections.mediation_lines(tables["mediation"]),
+            answers=sections.answer_lines(tables["generations"]),
+            certificate=sections.certificate(folder / "tables"),
+            behaviour=_behaviour(tables["behaviour"], domains),
+            tables=[{"name": n, "rows": len(t), "columns": len(TABLES[n])} for n, t in tables.items()],
+            receipts=sections.records(tables["receipts"]),
+            baselines=_baselines(tables["layers"], middle),
+            audit=read_audit(folder / "audit.json"),
+        )
     )
     write_text(folder / "report.html", page)
     write_text(folder / "report.md", environment().get_template("report.md").render(**said))
@@ -108,12 +112,12 @@ def _main(edges: pd.DataFrame) -> pd.DataFrame:
 def _steps(edges: pd.DataFrame, grid: dict[str, Any]) -> list[dict[str, Any]]:
     """Every step and domain with its quantities, and the step's number in the matrix."""
     at = {(r["parent"], r["child"]): r["step"] for r in grid["rows"]}
-    found = []
-    for (parent, child, domain), part in edges.groupby(["parent", "child", "domain"], sort=False):
-        by = {r["quantity"]: r for r in sections.records(part[["quantity", "value", "low", "high"]])}
-        about = {"parent": parent, "child": child, "domain": domain, "step": at.get((parent, child), "")}
-        found.append(about | {"cells": by})
-    return found
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in sections.records(edges):
+        parent, child, domain = key = row["parent"], row["child"], row["domain"]
+        about = {"parent": parent, "child": child, "domain": domain, "step": at.get((parent, child), ""), "cells": {}}
+        found.setdefault(key, about)["cells"][row["quantity"]] = row
+    return list(found.values())
 
 
 def _behaviour(behaviour: pd.DataFrame, domains: list[str]) -> dict[str, Any]:

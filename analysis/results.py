@@ -117,9 +117,7 @@ def results(lock: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Resu
     verdicts = [row | {"gates_failed": row["gates_failed"].split()} for row in _rows(tables["verdicts"])]
     gates = [row | {"passed": {"yes": True, "no": False}.get(row["passed"])} for row in _rows(tables["gates"])]
     edges = [{k: row[k] for k in EdgeRow.model_fields} for row in _rows(tables["edges"])]
-    return Results.model_validate(
-        {"format": 1, "about": about, "verdicts": verdicts, "edges": edges, "gates": gates}
-    )
+    return Results.model_validate({"format": 1, "about": about, "verdicts": verdicts, "edges": edges, "gates": gates})
 
 
 def write_results(folder: Path, found: Results) -> None:

@@ -19,7 +19,6 @@ from analysis.verdict import (
     STRONGER,
     UNSETTLED,
     WEAKER,
-    head,
 )
 from probes.sides import POOLED
 

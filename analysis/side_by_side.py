@@ -43,10 +43,17 @@ def write_comparison(folder: Path, other: Path) -> Path:
         steps.setdefault((row["parent"], row["child"]), []).append(row)
     for part in steps.values():
         part.sort(key=lambda r: r["domain"] != POOLED)
-    page = environment().get_template("compare.html").render(
-        runs=[{"name": f.resolve().name, "study": lock["study"]["name"]} for f, lock in zip((folder, other), locks, strict=True)],
-        differ=[what for key, what in SAME if _at(locks[0], key) != _at(locks[1], key)],
-        steps=[{"parent": p, "child": c, "rows": part} for (p, c), part in steps.items()],
+    page = (
+        environment()
+        .get_template("compare.html")
+        .render(
+            runs=[
+                {"name": f.resolve().name, "study": lock["study"]["name"]}
+                for f, lock in zip((folder, other), locks, strict=True)
+            ],
+            differ=[what for key, what in SAME if _at(locks[0], key) != _at(locks[1], key)],
+            steps=[{"parent": p, "child": c, "rows": part} for (p, c), part in steps.items()],
+        )
     )
     write_text(folder / "compare.html", page)
     return folder / "compare.html"

@@ -153,7 +153,9 @@ def _edges(rng: np.random.Generator, steps: list[dict[str, Any]], slices: list[s
     table = table.assign(low_adjusted=value - 1.4 * half, high_adjusted=value + 1.4 * half)
     flat = (table.low_90 > null - 0.2) & (table.high_90 < null + 0.2)
     down, up = table.high_adjusted < null, table.low_adjusted > null
-    return table.assign(state=np.select([flat, down, up], [FLAT, DOWN, UP], UNCLEAR), n_scenarios=60, null_percentile=0.5)
+    return table.assign(
+        state=np.select([flat, down, up], [FLAT, DOWN, UP], UNCLEAR), n_scenarios=60, null_percentile=0.5
+    )
 
 
 def _gates(rng: np.random.Generator, steps: list[dict[str, Any]], slices: list[str]) -> pd.DataFrame:
