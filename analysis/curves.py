@@ -236,6 +236,15 @@ def steering_pages(steering: pd.DataFrame, slopes: pd.DataFrame, band: list[int]
                         source="slopes",
                         panels=sloped,
                     ),
+                    Group(
+                        title="Damage against dose",
+                        note="On neutral text, which no domain's scenarios are part of.",
+                        source="steering",
+                        panels=[
+                            _damage_panel(damage, "kl", "KL (nats)"),
+                            _damage_panel(damage, "perplexity", "Perplexity"),
+                        ],
+                    ),
                 ],
                 "damage": records(damage),
             }
@@ -259,6 +268,19 @@ def _dose_panel(frame: Frame, domain: str, own: Rows, thin: str) -> Panel:
         x_ends=(number(frame.xs[0]), number(frame.xs[1])),
         y_ends=(number(frame.ys[0]), number(frame.ys[1])),
         level=frame.y(0.0),
+    )
+
+
+def _damage_panel(damage: pd.DataFrame, column: str, title: str) -> Panel:
+    xs, ys = (damage[c].to_numpy(dtype=float) for c in ("alpha", column))
+    frame = Frame((float(xs.min()), float(xs.max())), span(ys, at_least=(0.0, 0.0)))
+    return Panel(
+        domain="",
+        title=title,
+        says=f"{title} on neutral text at dose {number(float(xs[-1]))}: {number(float(ys[-1]), 3)}",
+        paths=[("own", frame.line(xs, ys)), ("dots", frame.dots(xs, ys))],
+        x_ends=(number(frame.xs[0]), number(frame.xs[1])),
+        y_ends=(number(frame.ys[0]), number(frame.ys[1])),
     )
 
 

@@ -107,6 +107,7 @@ class Panel:
     paths: list[tuple[str, str]]
     x_ends: tuple[str, str]
     y_ends: tuple[str, str]
+    title: str = ""  # where it is no domain's
     level: int | None = None  # a line of reference
     band: tuple[int, int] | None = None  # left edge and width
 

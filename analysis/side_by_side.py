@@ -37,7 +37,8 @@ def write_comparison(folder: Path, other: Path) -> Path:
         {(r["parent"], r["child"], r["domain"]): cell_of(r, s) for r in records(t)}
         for t, s in zip(tables, smallest, strict=True)
     )
-    rows = [_row(key, here.get(key), there.get(key)) for key in dict.fromkeys([*here, *there])]
+    keys = sorted(dict.fromkeys([*here, *there]), key=lambda k: k not in here or k not in there)  # what both have first
+    rows = [_row(key, here.get(key), there.get(key)) for key in keys]
     steps: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         steps.setdefault((row["parent"], row["child"]), []).append(row)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from activations.packing import RowPlan
-from benchmarks import capture, inference, store
+from benchmarks import capture, inference, report, store
 
 
 def test_the_ways_the_capture_benchmark_compares_find_equal_residuals():
@@ -35,3 +35,9 @@ def test_the_inference_benchmark_times_the_real_path_and_agrees_with_scikit_lear
     beside = inference.beside_sklearn(40)
     assert beside["sklearn_ratio"] > 20
     assert beside["p_value_max_difference"] <= 1.6 * beside["p_value_monte_carlo_99"]
+
+
+def test_the_report_benchmark_measures_the_real_report(tmp_path):
+    found = report.measure(checkpoints=3, domains=2, layers=5, keep=tmp_path)
+    assert found["html_mb"] == round((tmp_path / "report.html").stat().st_size / 1e6, 2) > 0
+    assert found["seconds"] > 0
