@@ -211,3 +211,14 @@ def test_the_command_takes_a_run_folder_and_another_to_compare(run, made, monkey
     assert "no run here" in capsys.readouterr().err
     assert said(monkeypatch, "report", str(run / "tables")) == 2
     assert "give the path of a study.toml" in capsys.readouterr().err
+
+
+def test_the_python_block_of_the_page_about_reports_runs(made, tmp_path, monkeypatch):
+    page = Path(__file__).parents[1] / "docs" / "report.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    shutil.copytree(made, tmp_path / "runs" / "demo")
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {}
+    exec(compile(block, "report.md", "exec"), space)
+    eroded = read_table(made / "tables", "verdicts").verdict.str.startswith("ERODED")
+    assert len(space["losses"]) == eroded.sum()
