@@ -1,5 +1,6 @@
 """Transfer as heat maps, and what confounds share with the direction: cells of transfer.csv and confounds.csv."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,7 @@ def transfer_maps(
     rows = transfer[transfer.method == READER]
     if rows.empty:
         return None
-    top = float(rows.dprime.max())
+    top = max((d for d in rows.dprime if math.isfinite(d)), default=0.0)
     known = [*domains, *(d for d in dict.fromkeys(rows.train_domain) if d not in domains)]
     scored = [*known, *(d for d in dict.fromkeys(rows.test_domain) if d not in known)]
     everything = POOLED if POOLED in known else known[0]
@@ -79,7 +80,7 @@ def _level(value: float, top: float) -> int:
     """The colour of a number: ten equal steps from 0 to the largest of the study; below 0 the first."""
     if pd.isna(value) or top <= 0:
         return 0
-    return min(max(int(LEVELS * value / top), 0), LEVELS - 1)
+    return int(LEVELS * min(max(value / top, 0.0), 0.999))
 
 
 def confound_pages(confounds: pd.DataFrame, layer: int) -> list[dict[str, Any]]:

@@ -9,9 +9,10 @@ import pandas as pd
 
 from analysis.panels import Glyph, glyph
 from analysis.sections import KINDS, records
-from analysis.verdict import LEVELS, SEVERITY, head
+from analysis.verdict import BEHAVIOUR_UP, DECLINE, DISPOSITION, LEVELS, SEVERITY, head
 from probes.sides import POOLED
 
+BY_MARGIN = (DECLINE, DISPOSITION, BEHAVIOUR_UP)  # verdicts that say size was kept: at a glance, the margin is shown
 SHOWN = 12  # changes listed before the matrix; all of them stand in it
 MARKS = {"loss": "▼", "turned": "↻", "kept": "=", "gain": "▲", "open": "?", "refused": "⊘"}
 KIND_NAMES = {
@@ -78,6 +79,7 @@ def cell_of(row: Mapping[str, Any], smallest: Mapping[str, float]) -> dict[str, 
         "kind": kind,
         "mark": MARKS[kind],
         "head": head(row["verdict"]),
+        "by_margin": head(row["verdict"]) in BY_MARGIN,
         "tail": row["verdict"].partition("; ")[2],
         "gates": [{"gate": g, "says": GATES.get(g, "")} for g in row["gates_failed"].split()],
         "size": size,

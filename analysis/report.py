@@ -13,8 +13,6 @@ from analysis.results import command, results, write_results
 from analysis.run_tables import read_audit, read_lock, read_tables
 from analysis.tables import TABLES
 
-__all__ = ("read_lock", "write_report")
-
 
 def write_report(folder: Path) -> Path:
     """Write report.html, report.md, results.json and figures/ from a run's tables and lock file; returns report.html.

@@ -57,6 +57,18 @@ def test_every_cell_of_the_matrix_is_a_cell_of_the_verdict_table(made):
     assert sum(c["n"] for c in overview.counts(grid)) == 9
 
 
+def test_a_verdict_about_behaviour_alone_shows_the_margin_at_a_glance(run):
+    change(run, "verdicts", verdict="BEHAVIOURAL DECLINE", gates_failed="", retention=1.01, delta_margin=-0.42)
+    write_report(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    glance = page[page.index('<table class="glance">') : page.index("</table>")]
+    assert glance.count("▼ B −0.42") == 9
+    change(run, "verdicts", verdict="PRESERVED")
+    write_report(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page[page.index('<table class="glance">') : page.index("</table>")].count("= 1.01") == 9
+
+
 def test_changes_come_worst_first_and_refusals_are_counted_not_hidden(made):
     verdicts = read_table(made / "tables", "verdicts").iloc[:5].copy()
     verdicts["verdict"] = ["PRESERVED", "STRENGTHENED", "ERODED", "NO VERDICT", "BEHAVIOURAL DECLINE"]
@@ -114,6 +126,18 @@ def test_the_heat_map_puts_fitted_on_in_rows_and_leaves_out_what_was_not_measure
     frozen = rows[(rows.train_checkpoint == "c0") & (rows.checkpoint == "c1") & (rows.test_domain == "pooled")]
     assert cells[0][1][0] == f"{frozen.dprime.iloc[0]:.2f}"
     assert max(c[1] for row in cells for c in row if c) <= 9
+
+
+def test_a_run_with_empty_and_endless_cells_still_has_a_report(run):
+    change(run, "verdicts", retention=float("nan"), retention_low=float("-inf"), retention_high=float("inf"))
+    change(run, "transfer", dprime=float("inf"))
+    change(run, "layers", dprime=float("nan"), auroc_low=float("nan"))
+    drift = read_table(run / "tables", "drift")
+    change(run, "drift", retention_high=np.where(drift.layer == "2", np.inf, drift.retention_high))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert '– <span class="interval">[−∞, ∞]</span>' in page
+    assert '<td class="h0">∞</td>' in page
+    assert "nan" not in re.sub(r"[a-z]*nan[a-z]+|[a-z]+nan[a-z]*", "", page.lower())
 
 
 def test_results_are_valid_by_the_schema_that_ships_and_say_what_the_tables_say(made):
