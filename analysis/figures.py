@@ -40,94 +40,103 @@ def layer_curves(
     high: str = "",
     floor: float | None = None,
 ) -> Figure:
-    """A quantity of layers.csv (mass-mean rows) over depth: a panel a domain, a line a checkpoint, the band shaded."""
-    rows = layers[layers.method == "mass-mean"]
-    domains, checkpoints = _order(rows.domain), _order(rows.checkpoint)
+    """A quantity of layers.csv (mass-mean rows) over depth: a line a checkpoint, the band shaded."""
+    rows = layers[layers.method == "mass-mean"].sort_values("layer", kind="stable")
+    parts = _parts(rows[["domain", "checkpoint", "layer", value, "best_baseline_auroc", *filter(None, (low, high))]])
+    panels = _panels(_order(rows.domain), _order(rows.checkpoint))
     with matplotlib.rc_context(STYLE):
-        figure, axes = _grid(len(domains), 2.0)
-        for axis, domain in zip(axes, domains, strict=True):
+        figure, axes = _grid(len(panels), 2.0)
+        for axis, (title, lines) in zip(axes, panels, strict=True):
             axis.axvspan(min(band) - 0.5, max(band) + 0.5, color="#DDDDDD", alpha=0.6, linewidth=0)
-            for number, checkpoint in enumerate(checkpoints):
-                part = rows[(rows.domain == domain) & (rows.checkpoint == checkpoint)].sort_values("layer")
+            for number, (domain, checkpoint, name) in enumerate(lines):
+                part = parts[domain, checkpoint]
                 style = _style(number)
-                axis.plot(part.layer, part[value], **style | {"marker": ""}, label=checkpoint)
+                axis.plot(part.layer, part[value], **style | {"marker": ""}, label=name)
                 if low and number == 0:
                     axis.fill_between(part.layer, part[low], part[high], color=style["color"], alpha=0.15, linewidth=0)
             if value == "auroc":
-                first = rows[(rows.domain == domain) & (rows.checkpoint == checkpoints[0])].sort_values("layer")
+                first = parts[lines[0][:2]]
                 axis.plot(first.layer, first.best_baseline_auroc, color=GREY, linestyle=":", label="best baseline")
             if floor is not None:
                 axis.axhline(floor, color=GREY, linewidth=0.6)
-            axis.set_title(domain.replace("_", " "))
+            axis.set_title(title)
         _finish(figure, axes, "layer", label)
     return figure
 
 
 def retention_dots(edges: pd.DataFrame) -> Figure:
-    """Band retention, frozen retention and margin change of every step and domain, with their intervals."""
+    """Band retention, frozen retention and margin change with their intervals: by domain and step, or, of many steps,
+    a line a step over all domains.
+    """
     panels = (("R_tau", "retention of size (τ)", 1.0), ("F", "frozen retention", 1.0), ("B", "margin change (SD)", 0.0))
-    domains = _order(edges.domain)
-    steps = list(dict.fromkeys(zip(edges.parent, edges.child, strict=True)))
+    labelled = edges.assign(step=edges.parent + " → " + edges.child)
+    rows, series = _order(labelled.domain), _order(labelled.step)
+    by, within = "domain", "step"
+    if len(series) > len(COLOURS):
+        everything = "pooled" if "pooled" in rows else rows[0]
+        rows, series, by, within = series, [everything], "step", "domain"
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.0, 1.2 + 0.42 * len(domains)), layout="constrained")
+        figure = Figure(figsize=(9.0, 1.3 + 0.42 * len(rows)))
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(panels), sharey=True)
         for axis, (quantity, title, null) in zip(axes, panels, strict=True):
             axis.axvline(null, color=GREY, linewidth=0.8)
-            for number, (parent, child) in enumerate(steps):
-                part = edges[(edges.parent == parent) & (edges.child == child) & (edges.quantity == quantity)]
-                part = part.set_index("domain").reindex(domains)
-                shift = 0.5 * ((number + 0.5) / len(steps) - 0.5)
-                height = [len(domains) - 1 - i - shift for i in range(len(domains))]
-                reach = [part.value - part.low, part.high - part.value]
+            for number, one in enumerate(series):
+                part = labelled[(labelled[within] == one) & (labelled.quantity == quantity)].set_index(by).reindex(rows)
+                shift = 0.5 * ((number + 0.5) / len(series) - 0.5)
                 axis.errorbar(
                     part.value,
-                    height,
-                    xerr=reach,
+                    [len(rows) - 1 - i - shift for i in range(len(rows))],
+                    xerr=[part.value - part.low, part.high - part.value],
                     fmt=MARKERS[number % len(MARKERS)],
                     linewidth=1.2,
                     color=COLOURS[number % len(COLOURS)],
-                    label=f"{parent} → {child}",
+                    label=one,
                 )
             axis.set_title(title)
-        axes[0].set_yticks(range(len(domains) - 1, -1, -1), [d.replace("_", " ") for d in domains])
-        _legend(figure, axes[0])
+        axes[0].set_yticks(range(len(rows) - 1, -1, -1), [r.replace("_", " ") for r in rows])
+        _legend(figure, axes[0], left=0.2 + 0.075 * max(map(len, rows)))
     return figure
 
 
 def dose_response(steering: pd.DataFrame) -> Figure:
-    """The margin's shift from dose 0 against the dose: a panel a domain, a line a checkpoint, intervals as bars."""
+    """The margin's shift from dose 0 against the dose: a line a checkpoint, intervals as bars."""
     steering = steering[(steering.kind == "add") & (steering.control == "none")]
-    domains, checkpoints = _order(steering.domain), _order(steering.checkpoint)
+    panels = _panels(_order(steering.domain), _order(steering.checkpoint))
+    ordered = steering.sort_values("alpha", kind="stable")
+    parts = _parts(ordered[["domain", "checkpoint", "alpha", "shift", "shift_low", "shift_high"]])
     with matplotlib.rc_context(STYLE):
-        figure, axes = _grid(len(domains), 1.9)
-        for axis, domain in zip(axes, domains, strict=True):
+        figure, axes = _grid(len(panels), 1.9)
+        for axis, (title, lines) in zip(axes, panels, strict=True):
             axis.axvline(0, color=GREY, linewidth=0.6)
             axis.axhline(0, color=GREY, linewidth=0.6)
-            for number, checkpoint in enumerate(checkpoints):
-                part = steering[(steering.domain == domain) & (steering.checkpoint == checkpoint)].sort_values("alpha")
+            for number, (domain, checkpoint, name) in enumerate(lines):
+                part = parts[domain, checkpoint]
                 reach = [part["shift"] - part.shift_low, part.shift_high - part["shift"]]
-                axis.errorbar(part.alpha, part["shift"], yerr=reach, elinewidth=0.8, **_style(number), label=checkpoint)
-            axis.set_title(domain.replace("_", " "))
+                axis.errorbar(part.alpha, part["shift"], yerr=reach, elinewidth=0.8, **_style(number), label=name)
+            axis.set_title(title)
         _finish(figure, axes, "dose α (τ)", "Δ margin (nats/token)")
     return figure
 
 
 def slope_profile(slopes: pd.DataFrame, band: Sequence[int]) -> Figure:
-    """First-order slope by layer: a panel a domain, a line a checkpoint; grey: 97.5 % of the first's random ones."""
-    domains, checkpoints = _order(slopes.domain), _order(slopes.checkpoint)
+    """First-order slope by layer: a line a checkpoint; grey: 97.5 % of the first's random ones."""
+    panels = _panels(_order(slopes.domain), _order(slopes.checkpoint))
+    ordered = slopes.sort_values("layer", kind="stable")[
+        ["domain", "checkpoint", "control", "layer", "slope", "slope_high"]
+    ]
+    own, matched = (_parts(ordered[ordered.control == c]) for c in ("none", "matched"))
     with matplotlib.rc_context(STYLE):
-        figure, axes = _grid(len(domains), 1.9)
-        for axis, domain in zip(axes, domains, strict=True):
-            part = slopes[slopes.domain == domain]
+        figure, axes = _grid(len(panels), 1.9)
+        for axis, (title, lines) in zip(axes, panels, strict=True):
             axis.axvspan(min(band) - 0.5, max(band) + 0.5, color="#DDDDDD", alpha=0.6, linewidth=0)
-            null = part[(part.control == "matched") & (part.checkpoint == checkpoints[0])].sort_values("layer")
+            null = matched[lines[0][:2]]
             axis.fill_between(null.layer, -null.slope_high, null.slope_high, color=GREY, alpha=0.35, linewidth=0)
             axis.axhline(0, color=GREY, linewidth=0.6)
-            for number, checkpoint in enumerate(checkpoints):
-                own = part[(part.control == "none") & (part.checkpoint == checkpoint)].sort_values("layer")
-                axis.plot(own.layer, own.slope, **_style(number) | {"marker": ""}, label=checkpoint)
-            axis.set_title(domain.replace("_", " "))
+            for number, (domain, checkpoint, name) in enumerate(lines):
+                part = own[domain, checkpoint]
+                axis.plot(part.layer, part.slope, **_style(number) | {"marker": ""}, label=name)
+            axis.set_title(title)
         _finish(figure, axes, "layer", "slope (nats/token per τ)")
     return figure
 
@@ -147,6 +156,21 @@ def as_png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
+def _panels(domains: list[str], checkpoints: list[str]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Titles and lines (domain, checkpoint, name): a panel a domain, or, of more checkpoints than there are colours, a
+    panel a checkpoint over all domains, beside the first.
+    """
+    if len(checkpoints) <= len(COLOURS):
+        return [(d.replace("_", " "), [(d, c, c) for c in checkpoints]) for d in domains]
+    domain, root = "pooled" if "pooled" in domains else domains[0], checkpoints[0]
+    return [(f"{c}, {domain}", [(domain, root, root), (domain, c, "the panel's own")]) for c in checkpoints[1:]]
+
+
+def _parts(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """A table's rows by domain and checkpoint."""
+    return {(str(d), str(c)): part for (d, c), part in table.groupby(["domain", "checkpoint"], sort=False)}
+
+
 def _order(column: pd.Series) -> list[str]:
     return list(dict.fromkeys(column))
 
@@ -162,7 +186,7 @@ def _style(number: int) -> dict[str, Any]:
 def _grid(panels: int, height: float) -> tuple[Figure, list[Any]]:
     columns = min(4, panels)
     lines = math.ceil(panels / columns)
-    figure = Figure(figsize=(9.0, 0.9 + height * lines), layout="constrained")
+    figure = Figure(figsize=(9.0, 1.0 + height * lines))
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
     for unused in axes[panels:]:
@@ -183,6 +207,15 @@ def _finish(figure: Figure, axes: list[Any], x: str, y: str) -> None:
     _legend(figure, axes[0])
 
 
-def _legend(figure: Figure, axis: Any) -> None:
+def _legend(figure: Figure, axis: Any, left: float = 0.65) -> None:
+    """One legend below all panels, and the margins around them in inches: a layout engine takes seconds for these."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    columns = min(max(1, int(8.5 / (0.6 + 0.085 * max(map(len, labels))))), len(labels))
+    below = 0.5 + 0.2 * math.ceil(len(labels) / columns)
+    width, height = figure.get_size_inches()
+    height += below - 0.7
+    figure.set_size_inches(width, height)
+    figure.subplots_adjust(
+        left=left / width, right=1 - 0.1 / width, top=1 - 0.3 / height, bottom=below / height, hspace=0.3, wspace=0.08
+    )
+    figure.legend(handles, labels, loc="lower center", ncols=columns)

@@ -4,9 +4,8 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from activations.artifact import write_text
+from analysis.page import environment
 from probes.reading import Reading
 
 CURT, COMPASSIONATE = (230, 145, 56), (90, 155, 230)  # orange and blue: apart for every kind of colour vision
@@ -51,15 +50,10 @@ def write_page(path: Path, reading: Reading, about: dict[str, str]) -> None:
         reading: the tokens.
         about: what was read, as (name, value) lines of the page's head.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("reading.html").render(
-        tokens=_tokens(reading), about=about, low=number(reading.low), high=number(reading.high)
+    page = (
+        environment()
+        .get_template("reading.html")
+        .render(tokens=_tokens(reading), about=about, low=number(reading.low), high=number(reading.high))
     )
     write_text(path, page)
 

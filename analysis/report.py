@@ -1,37 +1,93 @@
-"""Tables to one self-contained report.html. Every number in it is a cell of a table; nothing is computed here."""
+"""Tables to one self-contained report.html, report.md and results.json. Every number is a cell of a table."""
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from activations.artifact import write_text, writing
-from activations.errors import InputError
-from analysis import figures, sections
+from analysis import curves, figures, maps, overview, sections
 from analysis.edge import band_layers
-from analysis.tables import ELSEWHERE, TABLES, read_table
-from probes.audit import AuditRow, AuditSummary, summarise
+from analysis.page import environment
+from analysis.results import command, results, write_results
+from analysis.run_tables import read_audit, read_lock, read_tables
+from analysis.tables import TABLES
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html and figures/*.svg (and .png) from a run folder's tables and lock file; returns the report.
+    """Write report.html, report.md, results.json and figures/ from a run's tables and lock file; returns report.html.
 
     Raises:
         InputError: a table or the lock file is missing.
     """
-    lock = read_lock(folder)
-    tables = {name: read_table(folder / "tables", name) for name in TABLES if name not in ELSEWHERE}
-    tables |= {name: read_table(folder / "tables", name) for name in ELSEWHERE if _is_there(folder, name)}
+    lock, tables = read_lock(folder), read_tables(folder)
     n_layers = int(tables["layers"].layer.max()) + 1
     band = band_layers(n_layers, tuple(lock["study"]["layer_band"]))
+    drawn = _draw(folder, tables, band)
+    smallest = lock["study"]["smallest_effect"]
+    grid = overview.matrix(tables["verdicts"], smallest)
+    order = list(dict.fromkeys(tables["receipts"].checkpoint))
+    domains = grid["domains"] or list(dict.fromkeys(tables["behaviour"].domain))
+    middle = band[len(band) // 2]
+    found = overview.changes(grid)
+    said = {
+        "study": lock["study"],
+        "lock": lock,
+        "command": command(lock),
+        "band": band,
+        "smallest": smallest,
+        "figures": drawn,
+        "grid": grid,
+        "counts": overview.counts(grid),
+        "changes": found,
+        "shown": overview.SHOWN,
+        "refusals": overview.refusals(tables["gates"]),
+        "domains": domains,
+    }
+    page = (
+        environment()
+        .get_template("report.html")
+        .render(
+            **said,
+            marks=[{"mark": overview.MARKS[k], "name": overview.KIND_NAMES[k], "kind": k} for k in overview.MARKS],
+            trees=overview.lineage(tables["receipts"], grid),
+            tests=overview.tests_run(tables),
+            layer_pages=curves.layer_pages(tables["layers"], tables["drift"], grid["rows"], domains, band),
+            transfer=maps.transfer_maps(tables["transfer"], grid["rows"], order, domains),
+            confounds=maps.confound_pages(tables["confounds"], middle),
+            steered=curves.steering_pages(tables["steering"], tables["slopes"], band),
+            steps=_steps(_main(tables["edges"]), grid),
+            gates=sections.failed_gates(tables["gates"]),
+            instrument=sections.records(tables["instrument"]),
+            branches=sections.branch_lines(tables["branches"]),
+            lone=sections.lone_domains(tables["branches"]),
+            doses=sections.dose_lines(tables["doses"]),
+            steering=sections.steering_lines(tables["slopes"], middle),
+            beside=sections.beside_lines(tables["steering"]),
+            mediation=sections.mediation_lines(tables["mediation"]),
+            answers=sections.answer_lines(tables["generations"]),
+            certificate=sections.certificate(folder / "tables"),
+            behaviour=_behaviour(tables["behaviour"], domains),
+            tables=[{"name": n, "rows": len(t), "columns": len(TABLES[n])} for n, t in tables.items()],
+            receipts=sections.records(tables["receipts"]),
+            baselines=_baselines(tables["layers"], middle),
+            audit=read_audit(folder / "audit.json"),
+        )
+    )
+    write_text(folder / "report.html", page)
+    write_text(folder / "report.md", environment().get_template("report.md").render(**said))
+    write_results(folder, results(lock, tables))
+    return folder / "report.html"
+
+
+def _draw(folder: Path, tables: dict[str, pd.DataFrame], band: list[int]) -> list[str]:
+    """The figures for other documents: figures/*.svg and .png; returns their names."""
+    layers = tables["layers"]
     drawn = {
-        "size": figures.layer_curves(tables["layers"], "size_tau", "size (τ)", band, floor=0.0),
-        "dprime": figures.layer_curves(tables["layers"], "dprime", "d′ (held out)", band, floor=0.0),
+        "size": figures.layer_curves(layers, "size_tau", "size (τ)", band, floor=0.0),
+        "dprime": figures.layer_curves(layers, "dprime", "d′ (held out)", band, floor=0.0),
         "auroc": figures.layer_curves(
-            tables["layers"], "auroc", "AUROC (held out)", band, low="auroc_low", high="auroc_high", floor=0.5
+            layers, "auroc", "AUROC (held out)", band, low="auroc_low", high="auroc_high", floor=0.5
         ),
     }
     if len(tables["edges"]):
@@ -43,46 +99,7 @@ def write_report(folder: Path) -> Path:
         write_text(folder / "figures" / f"{name}.svg", figures.as_svg(figure))
         with writing(folder / "figures" / f"{name}.png") as temporary:
             temporary.write_bytes(figures.as_png(figure))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = _number
-    page = environment.get_template("report.html").render(
-        study=lock["study"],
-        versions=lock["versions"],
-        row_plan=lock["row_plan"],
-        pairs_hash=lock["pairs_hash"],
-        checkpoints=lock["checkpoints"],
-        band=band,
-        figures={n: _inline(folder, n) for n in drawn},
-        steps=_steps(_main(tables["edges"])),
-        verdicts=sections.verdict_steps(tables["verdicts"]),
-        gates=sections.failed_gates(tables["gates"]),
-        instrument=sections.records(tables["instrument"]),
-        branches=sections.branch_lines(tables["branches"]),
-        lone=sections.lone_domains(tables["branches"]),
-        doses=sections.dose_lines(tables["doses"]),
-        steering=sections.steering_lines(tables["slopes"], band[len(band) // 2]),
-        beside=sections.beside_lines(tables["steering"]),
-        mediation=sections.mediation_lines(tables["mediation"]),
-        answers=sections.answer_lines(tables["generations"]),
-        certificate=sections.certificate(folder / "tables"),
-        matrix=_matrix(tables),
-        tables=_sources(tables),
-        receipts=sections.records(tables["receipts"]),
-        baselines=_baselines(tables["layers"], band),
-        audit=_audit(folder / "audit.json"),
-    )
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
-
-
-def _is_there(folder: Path, name: str) -> bool:
-    return (folder / "tables" / f"{name}.csv").is_file()
+    return list(drawn)
 
 
 def _main(edges: pd.DataFrame) -> pd.DataFrame:
@@ -90,71 +107,33 @@ def _main(edges: pd.DataFrame) -> pd.DataFrame:
     return edges[edges.contrast == edges.contrast.iloc[0]] if len(edges) else edges
 
 
-def read_lock(folder: Path) -> dict[str, Any]:
-    """A run folder's study.lock.json.
-
-    Raises:
-        InputError: there is none, or it cannot be read.
-    """
-    path = folder / "study.lock.json"
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError("no run here", where=str(path), mend="give a folder that `compassion run` made") from error
-    return found
+def _steps(edges: pd.DataFrame, grid: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every step and domain with its quantities, and the step's number in the matrix."""
+    at = {(r["parent"], r["child"]): r["step"] for r in grid["rows"]}
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in sections.records(edges):
+        parent, child, domain = key = row["parent"], row["child"], row["domain"]
+        about = {"parent": parent, "child": child, "domain": domain, "step": at.get((parent, child), ""), "cells": {}}
+        found.setdefault(key, about)["cells"][row["quantity"]] = row
+    return list(found.values())
 
 
-def _inline(folder: Path, name: str) -> str:
-    """A figure's SVG without its XML prologue, its ids made unique in the page."""
-    svg = (folder / "figures" / f"{name}.svg").read_text(encoding="utf-8")
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    return re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
+def _behaviour(behaviour: pd.DataFrame, domains: list[str]) -> dict[str, Any]:
+    """Domain × checkpoint: the margin with its interval."""
+    cells = {(r["domain"], r["checkpoint"]): r for r in sections.records(behaviour)}
+    perplexity = dict(zip(behaviour.checkpoint, behaviour.neutral_perplexity, strict=True))
+    there = set(behaviour.domain)
+    return {
+        "domains": [d for d in domains if d in there],
+        "checkpoints": list(dict.fromkeys(behaviour.checkpoint)),
+        "cells": cells,
+        "perplexity": perplexity,
+    }
 
 
-def _steps(edges: pd.DataFrame) -> list[dict[str, Any]]:
-    steps = []
-    for (parent, child, domain), part in edges.groupby(["parent", "child", "domain"], sort=False):
-        by = part.set_index("quantity")
-        cells = {q: by.loc[q, ["value", "low", "high"]].to_dict() for q in by.index}
-        steps.append({"parent": parent, "child": child, "domain": domain, "cells": cells})
-    return steps
-
-
-def _matrix(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    """Domain × checkpoint: the behaviour margin with its interval."""
-    behaviour = tables["behaviour"]
-    cells = {(r.domain, r.checkpoint): r for r in behaviour.itertuples()}
-    domains = list(dict.fromkeys(behaviour.domain))
-    checkpoints = list(dict.fromkeys(behaviour.checkpoint))
-    perplexity = {r.checkpoint: r.neutral_perplexity for r in behaviour.itertuples()}
-    return {"domains": domains, "checkpoints": checkpoints, "cells": cells, "perplexity": perplexity}
-
-
-def _baselines(layers: pd.DataFrame, band: list[int]) -> list[dict[str, Any]]:
+def _baselines(layers: pd.DataFrame, middle: int) -> list[dict[str, Any]]:
     """The root's held-out separation at the middle of the band, the default and the strongest usual reader."""
-    middle = band[len(band) // 2]
     root = layers.checkpoint.iloc[0]
-    shown = layers.method.isin(["mass-mean", "logistic"])
+    shown = layers.method.isin(["mass-mean", "logistic"]) & (layers.contrast == layers.contrast.iloc[0])
     rows = layers[(layers.checkpoint == root) & (layers.layer == middle) & shown]
     return sections.records(rows.assign(middle=middle))
-
-
-def _audit(path: Path) -> list[AuditSummary]:
-    """The pair audit, a line per block and surface feature; empty without one."""
-    try:
-        return summarise(AuditRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"])
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("cannot be read as an audit", where=str(path), mend="run `compassion train-probes`") from error
-
-
-def _sources(tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
-    return [{"name": name, "rows": len(table), "columns": TABLES[name]} for name, table in tables.items()]
-
-
-def _number(value: float | int | None, digits: int = 2) -> str:
-    if value is None or pd.isna(value):
-        return "–"
-    return f"{value:z.{digits}f}".replace("-", "−")

@@ -12,13 +12,13 @@ from analysis.verdict import (
     DECLINE,
     DISPOSITION,
     ERODED,
+    NO_VERDICT,
     PRESERVED,
     ROTATED,
     STRENGTHENED,
     STRONGER,
     UNSETTLED,
     WEAKER,
-    head,
 )
 from probes.sides import POOLED
 
@@ -29,30 +29,13 @@ KINDS = {
     **dict.fromkeys((ROTATED,), "turned"),
     **dict.fromkeys((STRENGTHENED, STRONGER, BEHAVIOUR_UP), "gain"),
     **dict.fromkeys(UNSETTLED, "open"),
+    NO_VERDICT: "refused",
 }
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A table's rows as the template reads them."""
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
-
-
-def verdict_steps(verdicts: pd.DataFrame) -> list[dict[str, Any]]:
-    """By step: its cells in the order of the domains, each with the verdict's kind (for colour), head and tail."""
-    steps = []
-    for (parent, child), part in verdicts.groupby(["parent", "child"], sort=False):
-        cells = [
-            {str(k): v for k, v in row.items()}
-            | {
-                "kind": KINDS[head(row["verdict"])],
-                "head": head(row["verdict"]),
-                "tail": row["verdict"].partition("; ")[2],
-            }
-            for row in part.to_dict("records")
-        ]
-        first = part.iloc[0]
-        steps.append({"parent": parent, "child": child, "trained": first.data_domain or first.stage, "cells": cells})
-    return steps
 
 
 def failed_gates(gates: pd.DataFrame) -> list[dict[str, Any]]:

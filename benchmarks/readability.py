@@ -18,7 +18,7 @@ from rich.table import Table
 from activations.pairs import load_pairs
 from activations.store import ActivationStore
 from analysis.edge import band_layers
-from analysis.report import read_lock
+from analysis.run_tables import read_lock
 from probes.estimators import LogisticProbe, MassMean
 from probes.evaluate import auroc, cross_scores, mass_mean_scores, separation
 from probes.features import feature_table, has_stock_phrase, measure

@@ -13,7 +13,7 @@ from rich.table import Table
 from activations.store import ActivationStore
 from analysis.calibration import QUICK, TRUTHS, certify, confusion, requirements, steps_of
 from analysis.edge import band_layers
-from analysis.report import read_lock
+from analysis.run_tables import read_lock
 from analysis.tables import write_table
 from analysis.worlds import Captured, Gaussian, World, captured
 

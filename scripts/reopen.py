@@ -13,7 +13,7 @@ from activations.store import ActivationStore
 from activations.study import Study, build_study, read_study
 from activations.tokens import tokenize
 from analysis.edge import band_layers
-from analysis.report import read_lock
+from analysis.run_tables import read_lock
 from probes.direction import Direction
 from probes.fit import load_direction
 from probes.sides import POOLED

@@ -75,12 +75,29 @@ def analyze(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Dev
     in_run_folder(verb, read, out, quiet, device)
 
 
-def report(study: StudyPath, out: Out = None, quiet: Quiet = False, device: Device = None) -> None:
-    """Write report.html and the figures from the tables."""
-    read = read_study(study)
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or the study it was made from.")],
+    compare: Annotated[
+        Path | None,
+        typer.Option("--compare", help="Another run's folder: write compare.html too.", show_default=False),
+    ] = None,
+    out: Out = None,
+    quiet: Quiet = False,
+    device: Device = None,
+) -> None:
+    """Write report.html, report.md, results.json and the figures from the tables; with --compare, two runs abreast."""
+    from scripts.report import compare_runs, is_run, report_run
     from scripts.report import report as verb
 
-    in_run_folder(verb, read, out, quiet, device)
+    if is_run(run) and out is None:
+        folder = run
+        report_run(folder, Console(quiet=quiet))
+    else:
+        read = read_study(run)
+        folder = out if out is not None else Path("runs") / read.name
+        in_run_folder(verb, read, out, quiet, device)
+    if compare is not None:
+        compare_runs(folder, compare, Console(quiet=quiet))
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""write-docs: the generated pages of docs/ (tables, commands, calibration); a test compares them with this.
+"""write-docs: the generated pages of docs/ and the schema of results.json; a test compares them with this.
 
 python -m scripts.write_docs
 """
@@ -10,6 +10,7 @@ import pandas as pd
 from typer.testing import CliRunner
 
 from analysis.calibration import AT_DETECTABLE, TRUTHS, confusion, requirements
+from analysis.results import SCHEMA, schema_text
 from analysis.sections import CERTIFICATE
 from analysis.tables import TABLES, read_table
 from analysis.worlds import Captured, Gaussian
@@ -104,5 +105,6 @@ def _second(world: type) -> str:
 PAGES = {"tables.md": tables_page, "commands.md": commands_page, "calibration.md": calibration_page}
 
 if __name__ == "__main__":
+    SCHEMA.write_text(schema_text(), encoding="utf-8")
     for page, make in PAGES.items():
         (DOCS / page).write_text(make(), encoding="utf-8")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from activations.packing import RowPlan
-from benchmarks import capture, inference, steering, store
+from benchmarks import capture, inference, report, steering, store
 
 
 def test_the_ways_the_capture_benchmark_compares_find_equal_residuals():
@@ -45,3 +45,9 @@ def test_the_ways_the_steering_benchmark_compares_find_equal_log_probs():
     np.testing.assert_allclose(found, reference, atol=1e-3)
     assert np.ptp(reference, axis=0).min() > 1e-2  # the doses do something
     assert steering.slopes(task, u).shape == (steering.CONTROLS, len({t.scenario_id for t in task.texts}))
+
+
+def test_the_report_benchmark_measures_the_real_report(tmp_path):
+    found = report.measure(checkpoints=3, domains=2, layers=5, keep=tmp_path)
+    assert found["html_mb"] == round((tmp_path / "report.html").stat().st_size / 1e6, 2) > 0
+    assert found["seconds"] > 0
