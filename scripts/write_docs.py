@@ -65,6 +65,8 @@ def calibration_page() -> str:
     for r in requirements(table).itertuples():
         where = f"{r.world}, {r.truth}, {r.n_scenarios} scenarios"
         lines.append(f"| {r.requirement} | {r.value:.3f} ± {r.mc_error:.3f} | {r.n} | {where} | {r.holds} |")
+    short = [r for r in requirements(table).itertuples() if r.holds == "no"]
+    lines += ["", *(f"**Does not hold:** {r.requirement} ({r.world}, {r.n_scenarios} scenarios)." for r in short)]
     matrices = []
     cells = table[["world", "n_scenarios"]].drop_duplicates().itertuples(index=False)
     for world, n in cells:
