@@ -32,7 +32,7 @@ def analyze(run: Run) -> None:
     changes: dict[str, Any] = {}
     held = controls(run)
     probed = [read_table(run.tables, name) for name in ("layers", "transfer", "confounds")]
-    generations, steered = read_table(run.tables, "generations"), read_table(run.tables, "steered")
+    generations, steered = (_if_there(run, name) for name in ("generations", "steered"))
     for parent, child in lineage.edges:
         about = {"parent": parent.name, "child": child.name, **run.about(child)}
         with run.open_store(parent.name) as before, run.open_store(child.name) as after:
@@ -115,6 +115,13 @@ def _measure(
     what = f"analyze {parent.name} → {child.name}" + ("" if contrast == run.contrast else f", {contrast}")
     with run.progress(what, len(before.sites)) as advance:
         return measure_edge(view, settings.smallest_effect, advance), plan
+
+
+def _if_there(run: Run, name: str) -> pd.DataFrame:
+    """The table of a stage that may have been left out; empty then: what it would add is not measured."""
+    if not (run.tables / f"{name}.csv").is_file():
+        return pd.DataFrame(columns=list(TABLES[name]))
+    return read_table(run.tables, name)
 
 
 def _contrasts(store: ActivationStore, main: str) -> list[str]:
