@@ -12,7 +12,6 @@ import pandas as pd
 
 from activations.artifact import content_hash
 from activations.lineage import Checkpoint
-from activations.model import open_checkpoint
 from activations.openmodel import OpenModel, site_names
 from analysis.edge import band_layers
 from analysis.tables import TABLES, read_table, write_table
@@ -22,11 +21,11 @@ from probes.fit import held_out, load_direction
 from probes.geometry import Product
 from probes.inference import ratio_interval
 from probes.mediation import Patched, put_in, residuals_at
-from probes.sides import POOLED, Layout
+from probes.sides import POOLED
 from probes.sites import STEERING
 from probes.trials import Answers, Arrays, kept
 from scripts.runfolder import Run
-from scripts.steer import answers_of, controls_of
+from scripts.steer import answers_of, controls_of, scored_slices
 
 CONTROLS = 199  # random directions beside it
 RUNS = 11  # patches run in full: the direction's, and ten controls'
@@ -72,7 +71,7 @@ def _step(run: Run, parent: Checkpoint, child: Checkpoint) -> Iterator[dict[str,
     for way, sign in ((INTO_CHILD, 1.0), (INTO_PARENT, -1.0)):
         part = Patched(margins=found[f"{way}/margins"], first_order=found[f"{way}/first_order"], kl=found[f"{way}/kl"])
         lost = found[f"{INTO_PARENT}/margins"][0] - found[f"{INTO_CHILD}/margins"][0]
-        for domain, inside in _slices(plan, scored):
+        for domain, inside in scored_slices(plan, scored):
             for row in _rows(part, sign, lost, inside, names):
                 yield {"domain": domain, "layer": layer, "patched": way, "n_scenarios": int(inside.sum())} | row
 
@@ -84,29 +83,19 @@ def _both_ways(
     steps = answers.size * (2 + 2 * (6 + 1 + RUNS))
     with run.progress(f"mediate {parent.name} → {child.name}", steps) as advance:
 
-        def opened(checkpoint: Checkpoint) -> OpenModel:
-            neutral = [t.ids for x, t in zip(run.texts, run.tokens, strict=True) if x.kind == "neutral"]
-            return open_checkpoint(run.study, checkpoint.name, device=run.device, neutral_ids=neutral)
-
         def patched(model: OpenModel, there: list[Any]) -> Patched:
             seed = run.study.settings.seed
             return put_in(model, answers, direction, controls, there, plan, runs=RUNS, seed=seed, advance=advance)
 
         # One checkpoint in memory at a time.
-        theirs = residuals_at(opened(parent), answers, direction.site, plan)
-        model = opened(child)
+        theirs = residuals_at(run.open_model(parent.name), answers, direction.site, plan)
+        model = run.open_model(child.name)
         own = residuals_at(model, answers, direction.site, plan)
         into_child = patched(model, theirs)
         del model
-        into_parent = patched(opened(parent), own)
+        into_parent = patched(run.open_model(parent.name), own)
     ways = ((INTO_CHILD, into_child), (INTO_PARENT, into_parent))
     return {f"{way}/{name}": getattr(found, name) for way, found in ways for name in ("margins", "first_order", "kl")}
-
-
-def _slices(plan: Layout, scored: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    domains = np.asarray(plan.domains)[scored]
-    for domain in plan.slices():
-        yield domain, (domains == domain) | (domain == POOLED)
 
 
 def _rows(

@@ -19,6 +19,7 @@ from activations import model as models
 from activations.artifact import stream_hash, write_json
 from activations.errors import InputError
 from activations.lineage import Checkpoint
+from activations.openmodel import OpenModel
 from activations.packing import RowPlan, TokenText
 from activations.pairs import PairSet, Template, Text, study_texts
 from activations.plan import default_plan, packing_record
@@ -175,6 +176,16 @@ class Run:
             InputError: they are missing, damaged, or belong to other pairs, weights or settings.
         """
         return ActivationStore(self.activations(name))
+
+    @cached_property
+    def neutral(self) -> list[TokenText]:
+        """The neutral texts, tokenized."""
+        return [t for x, t in zip(self.texts, self.tokens, strict=True) if x.kind == "neutral"]
+
+    def open_model(self, name: str) -> OpenModel:
+        """A checkpoint, loaded and verified; its edits are centred on the study's neutral texts."""
+        neutral = [t.ids for t in self.neutral]
+        return models.open_checkpoint(self.study, name, device=self.device, neutral_ids=neutral)
 
     def layout(self, store: ActivationStore) -> Layout:
         """The scenarios of the study's contrast in a store."""

@@ -16,7 +16,6 @@ import pandas as pd
 from activations.artifact import content_hash, write_json
 from activations.capture import run_block
 from activations.lineage import Checkpoint
-from activations.model import open_checkpoint
 from activations.openmodel import OpenModel, site_names
 from activations.packing import TokenText
 from activations.pairs import Text
@@ -134,8 +133,7 @@ def _answer(run: Run, checkpoint: Checkpoint, prompts: Sequence[tuple[Text, Toke
         return
     answers = []
     with run.progress(f"sample {checkpoint.name}", len(doses)) as advance:
-        neutral = [t.ids for x, t in zip(run.texts, run.tokens, strict=True) if x.kind == "neutral"]
-        model = open_checkpoint(run.study, checkpoint.name, device=run.device, neutral_ids=neutral)
+        model = run.open_model(checkpoint.name)
         for alpha in doses:
             found = sample_answers(
                 model,
@@ -179,7 +177,7 @@ def _read(run: Run, prompts: Sequence[tuple[Text, TokenText]], reader: Reader) -
             tokens.append(TokenText(ids=ids, read_from=len(before.ids), group=str(number)))
         if lines:
             if model is None:
-                model = open_checkpoint(run.study, root.name, device=run.device, neutral_ids=[])
+                model = run.open_model(root.name)
             with run.progress(f"read {checkpoint.name}", sum(len(t.ids) for t in tokens)) as advance:
                 measured = run_block(model, texts, tokens, run.plan(root), advance, log_probs=False)["response"]
             for line, score in zip(lines, reader.score(measured.residual[:, 0, reader.site]), strict=True):

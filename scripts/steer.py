@@ -14,7 +14,6 @@ import pandas as pd
 from activations import model as models
 from activations.artifact import content_hash
 from activations.lineage import Checkpoint
-from activations.model import open_checkpoint
 from activations.openmodel import site_layer, site_names
 from activations.pairs import Text
 from activations.store import ActivationStore
@@ -65,9 +64,8 @@ def steer(run: Run) -> None:
             single += [about | row for row in _single(plan, scored, trial, layer)]
             for number, direction in enumerate(directions):
                 controls = controls_of(run, store, plan, scored, direction)
-                domains = np.asarray(plan.domains)[scored]
-                for domain in plan.slices():
-                    members = np.flatnonzero((domains == domain) | (domain == POOLED))
+                for domain, inside in scored_slices(plan, scored):
+                    members = np.flatnonzero(inside)
                     found = slopes(
                         trial.gradient[number], trial.fisher[number], direction.tau, direction.vector, controls, members
                     )
@@ -83,6 +81,18 @@ def steered(run: Run) -> list[Checkpoint]:
     return [c for c in run.study.lineage.checkpoints if (c.name in named if named else c.stage != "control")]
 
 
+def scored_slices(plan: Layout, scored: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """The slices of a plan, each with which of the scored scenarios are in it."""
+    domains = np.asarray(plan.domains)[scored]
+    for domain in plan.slices():
+        yield domain, (domains == domain) | (domain == POOLED)
+
+
+def _few(domains: Sequence[str]) -> np.ndarray:
+    """Which of the scored scenarios control directions are run on: the first of each domain."""
+    return np.asarray([list(domains[:i]).count(d) < CHECKED_SCENARIOS for i, d in enumerate(domains)])
+
+
 def _trial(
     run: Run,
     checkpoint: Checkpoint,
@@ -96,14 +106,10 @@ def _trial(
     settings = run.study.settings
     direction = directions[layer + 1]
     scenarios = [plan.scenarios[i] for i in scored]
-    domains = [plan.domains[i] for i in scored]
-    few = [s for i, s in enumerate(scenarios) if domains[:i].count(domains[i]) < CHECKED_SCENARIOS]
-    neutral = [t for x, t in zip(run.texts, run.tokens, strict=True) if x.kind == "neutral"]
+    few = np.asarray(scenarios)[_few([plan.domains[i] for i in scored])].tolist()
     prompted = _prompted(run, scenarios)
     trial = Trial(
-        open_model=lambda: open_checkpoint(
-            run.study, checkpoint.name, device=run.device, neutral_ids=[t.ids for t in neutral]
-        ),
+        open_model=lambda: run.open_model(checkpoint.name),
         folder=run.steering(checkpoint.name),
         key="",
         direction=direction,
@@ -114,7 +120,7 @@ def _trial(
         nulls=answers_of(run, "null_prompt", scenarios) if settings.pmi else None,
         prompted=prompted,
         few=answers_of(run, "response", few),
-        neutral=neutral[:NEUTRAL_TEXTS],
+        neutral=run.neutral[:NEUTRAL_TEXTS],
         plan=run.plan(checkpoint),
         seed=settings.seed,
     )
@@ -201,13 +207,11 @@ def _single(plan: Layout, scored: np.ndarray, trial: Trial, layer: int) -> Itera
 
 def _finite(plan: Layout, scored: np.ndarray, trial: Trial, layer: int) -> Iterator[dict[str, Any]]:
     """Rows of steering.csv."""
-    domains = np.asarray(plan.domains)[scored]
     doses = np.asarray([0.0, *trial.alphas])
     first_order = trial.direction.tau * trial.gradient[layer + 1] @ trial.direction.vector
     slope, rises = (f([0.0, *trial.alphas], trial.margins, LINEAR_REACH) for f in (dose_slopes, monotone))
-    few = np.asarray([(domains[:i] == domains[i]).sum() < CHECKED_SCENARIOS for i in range(len(domains))])
-    for domain in plan.slices():
-        inside = (domains == domain) | (domain == POOLED)
+    few = _few([plan.domains[i] for i in scored])
+    for domain, inside in scored_slices(plan, scored):
         about = {"domain": domain, "layer": layer, "kind": "add", "control": "none", "n_scenarios": int(inside.sum())}
         shape = {
             "slope": float(slope[inside].mean()),
